@@ -1,0 +1,27 @@
+"""Shared memory between processes, guarded by a read/write lock that can be awaited."""
+
+from .errors import (
+    LockTimeoutError,
+    RegionClosedError,
+    RegionExistsError,
+    RegionFormatError,
+    RegionNotFoundError,
+    RegionSizeError,
+    ShmError,
+    WouldBlockError,
+)
+from .hold import Hold
+from .region import Region
+
+__all__ = [
+    "Hold",
+    "LockTimeoutError",
+    "Region",
+    "RegionClosedError",
+    "RegionExistsError",
+    "RegionFormatError",
+    "RegionNotFoundError",
+    "RegionSizeError",
+    "ShmError",
+    "WouldBlockError",
+]

@@ -1,0 +1,289 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "interrupt.h"
+#include "lock.h"
+
+_Static_assert(sizeof(shma_control) == 4096, "the control page is 4096 bytes");
+
+/* ---- generation ------------------------------------------------------------ */
+
+/*
+ * Only the holder of the exclusive lock writes these fields, so plain arithmetic
+ * is enough; the atomics order it against the data for readers without a lock.
+ */
+uint64_t shma_control_generation(const shma_control *control)
+{
+    return __atomic_load_n(&control->generation, __ATOMIC_ACQUIRE);
+}
+
+static void begin_write(const shma_lock *lock)
+{
+    shma_control *control = lock->control;
+    uint64_t odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
+
+    control->writer_pid = lock->pid;
+    control->writer_start = lock->start;
+    __atomic_store_n(&control->generation, odd, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no data is written before the mark */
+}
+
+static void end_write(const shma_lock *lock)
+{
+    uint64_t even = (shma_control_generation(lock->control) | 1) + 1;
+
+    __atomic_store_n(&lock->control->generation, even, __ATOMIC_RELEASE);
+}
+
+/* ---- fork ------------------------------------------------------------------- */
+
+/*
+ * Every lock of the process, so that a forked child can close the descriptors it
+ * inherited: it shares its parent's OFDs, and as long as it kept one open a dead
+ * parent's lock would live on in it.
+ */
+static pthread_once_t registry_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t registry_mutex = PTHREAD_MUTEX_INITIALIZER;
+static shma_lock *registry;
+static int registry_error;
+
+void shma_registry_acquire(void) { (void)pthread_mutex_lock(&registry_mutex); }
+void shma_registry_release(void) { (void)pthread_mutex_unlock(&registry_mutex); }
+
+static void in_child(void)
+{
+    for (shma_lock *lock = registry; lock; lock = lock->next) {
+        shma_waiter_forget(lock);
+        if (lock->fd >= 0)
+            (void)close(lock->fd); /* never LOCK_UN: that would free the parent's lock */
+        lock->fd = -1;
+        lock->mode = 0;
+    }
+    shma_registry_release();
+}
+
+static void registry_init(void)
+{
+    registry_error = pthread_atfork(shma_registry_acquire, shma_registry_release, in_child);
+}
+
+static void registry_add(shma_lock *lock)
+{
+    lock->next = registry;
+    lock->link = &registry;
+    if (registry)
+        registry->link = &lock->next;
+    registry = lock;
+}
+
+static void registry_remove(shma_lock *lock)
+{
+    *lock->link = lock->next;
+    if (lock->next)
+        lock->next->link = lock->link;
+}
+
+/* ---- birth and death -------------------------------------------------------- */
+
+static int32_t same_object(int fd, int other)
+{
+    struct stat a, b;
+
+    if (fstat(fd, &a) < 0 || fstat(other, &b) < 0)
+        return -errno;
+    return a.st_dev == b.st_dev && a.st_ino == b.st_ino ? 0 : -ESTALE;
+}
+
+/* A new OFD on the object behind `fd`, or -errno. */
+static int32_t open_again(int32_t fd, const char *path, int32_t writable)
+{
+    int again = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+    int32_t code;
+
+    if (again < 0)
+        return -errno;
+    code = same_object(fd, again);
+    if (code < 0) {
+        (void)close(again);
+        return code;
+    }
+    return again;
+}
+
+int32_t shma_lock_new(shma_lock **out, int32_t fd, const char *path, int32_t writable,
+                      int64_t size, shma_control *control, uint32_t pid, uint64_t start)
+{
+    shma_lock *lock;
+
+    *out = NULL;
+    (void)pthread_once(&registry_once, registry_init);
+    if (registry_error)
+        return -registry_error;
+    lock = calloc(1, sizeof *lock);
+    if (!lock)
+        return -ENOMEM;
+    lock->size = size;
+    lock->control = control;
+    lock->pid = pid;
+    lock->start = start;
+    shma_registry_acquire();
+    lock->fd = open_again(fd, path, writable);
+    if (lock->fd >= 0)
+        registry_add(lock);
+    shma_registry_release();
+    if (lock->fd < 0) {
+        int32_t code = lock->fd;
+        free(lock);
+        return code;
+    }
+    *out = lock;
+    return 0;
+}
+
+void shma_lock_free(shma_lock *lock)
+{
+    int32_t code;
+
+    if (!lock)
+        return;
+    code = shma_waiter_free(lock);
+    shma_registry_acquire();
+    registry_remove(lock);
+    if (lock->fd >= 0 && code == 0)
+        (void)close(lock->fd); /* releases what is held */
+    shma_registry_release();
+    if (code == 0) /* else the waiting thread still uses both: better a leak than a crash */
+        free(lock);
+}
+
+/* ---- taking and releasing ---------------------------------------------------- */
+
+int32_t shma_lock_mode(const shma_lock *lock)
+{
+    if (!lock)
+        return 0;
+    return lock->mode == LOCK_EX ? 2 : lock->mode == LOCK_SH ? 1 : 0;
+}
+
+int32_t shma_lock_mode_here(const shma_lock *lock)
+{
+    return lock && pthread_equal(lock->taker, pthread_self()) ? shma_lock_mode(lock) : 0;
+}
+
+void shma_lock_bind(shma_lock *lock)
+{
+    lock->bound = 1;
+    lock->taker = pthread_self();
+}
+
+int32_t shma_lock_entered(shma_lock *lock, int32_t mode)
+{
+    off_t size = lseek(lock->fd, 0, SEEK_END); /* a fifth of what fstat costs */
+    int32_t code = size < 0 ? -errno : size < lock->size ? -ERANGE : 0;
+
+    if (code < 0) {
+        (void)flock(lock->fd, LOCK_UN);
+        return code;
+    }
+    lock->mode = mode;
+    lock->taker = pthread_self();
+    if (mode == LOCK_EX && lock->control)
+        begin_write(lock);
+    return 0;
+}
+
+static int32_t try_lock(shma_lock *lock, int32_t mode)
+{
+    if (!lock)
+        return -EBADF;
+    if (lock->bound && !pthread_equal(lock->taker, pthread_self()))
+        return -EWOULDBLOCK;
+    if (flock(lock->fd, mode | LOCK_NB) < 0)
+        return -errno;
+    return shma_lock_entered(lock, mode);
+}
+
+int32_t shma_lock_try_shared(shma_lock *lock) { return try_lock(lock, LOCK_SH); }
+int32_t shma_lock_try_exclusive(shma_lock *lock) { return try_lock(lock, LOCK_EX); }
+
+/* flock that the calling thread's timer interrupts from `timeout` ns on. */
+static int32_t flock_until(int fd, int32_t mode, int64_t timeout)
+{
+    timer_t timer;
+    int32_t code = shma_interrupt_timer_new(&timer);
+
+    if (code < 0)
+        return code;
+    code = shma_interrupt_timer_arm(timer, timeout);
+    if (code == 0 && flock(fd, mode) < 0)
+        code = -errno;
+    (void)timer_delete(timer);
+    return code;
+}
+
+int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
+{
+    int32_t mode = exclusive ? LOCK_EX : LOCK_SH;
+    int32_t number = shma_interrupt_signal();
+    int32_t code;
+    sigset_t ours, before;
+
+    if (!lock)
+        return -EBADF;
+    if (number < 0)
+        return number;
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, number);
+    code = -pthread_sigmask(SIG_UNBLOCK, &ours, &before); /* the thread may block them all */
+    if (code < 0)
+        return code;
+    code = flock_until(lock->fd, mode, timeout);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code < 0 ? code : shma_lock_entered(lock, mode);
+}
+
+int32_t shma_lock_release(shma_lock *lock)
+{
+    int32_t mode;
+
+    if (!lock || lock->fd < 0)
+        return -EBADF;
+    mode = lock->mode;
+    if (mode == 0)
+        return -EPERM;
+    if (mode == LOCK_EX && lock->control)
+        end_write(lock);
+    lock->mode = 0;
+    return flock(lock->fd, LOCK_UN) < 0 ? -errno : 0;
+}
+
+int32_t shma_lock_pass(shma_lock *lock)
+{
+    if (!lock || lock->fd < 0)
+        return -EBADF;
+    if (lock->mode != LOCK_EX)
+        return -EPERM;
+    if (lock->control) {
+        end_write(lock);
+        begin_write(lock);
+    }
+    return 0;
+}
+
+int32_t shma_lock_downgrade(shma_lock *lock)
+{
+    if (!lock || lock->fd < 0)
+        return -EBADF;
+    if (lock->mode != LOCK_EX)
+        return -EPERM;
+    if (lock->control)
+        end_write(lock);
+    lock->mode = LOCK_SH;
+    return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0;
+}

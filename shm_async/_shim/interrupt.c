@@ -1,0 +1,96 @@
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "interrupt.h"
+#include "shim.h"
+
+#ifndef sigev_notify_thread_id /* glibc has the field, but no name for it */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+/* Process-wide, as signals are. Written once, under `claim_once`. */
+static pthread_once_t claim_once = PTHREAD_ONCE_INIT;
+static int32_t claimed = -ENOSYS;
+
+static void interrupted(int number)
+{
+    (void)number; /* being called is all: the system call returns EINTR */
+}
+
+static int install(int number)
+{
+    struct sigaction action = {.sa_handler = interrupted};
+
+    sigemptyset(&action.sa_mask);
+    return sigaction(number, NULL, NULL) < 0 ? -1 : sigaction(number, &action, NULL);
+}
+
+static int is_free(int number)
+{
+    struct sigaction now;
+
+    return sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+           now.sa_handler == SIG_DFL;
+}
+
+static void claim(void)
+{
+    for (int number = SIGRTMAX - 1; number >= SIGRTMIN; number--) {
+        if (is_free(number) && install(number) == 0) {
+            claimed = number;
+            return;
+        }
+    }
+}
+
+int32_t shma_interrupt_signal(void)
+{
+    pthread_once(&claim_once, claim);
+    return claimed;
+}
+
+/*
+ * Somebody may have set our signal back to its default since, which would end
+ * the process. Put the handler back; leave a foreign handler alone, as being
+ * called interrupts the system call just as well.
+ */
+static int still_handled(int number)
+{
+    return is_free(number) ? install(number) : 0;
+}
+
+int32_t shma_interrupt_timer_new(timer_t *timer)
+{
+    int32_t number = shma_interrupt_signal();
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID};
+
+    if (number < 0)
+        return number;
+    event.sigev_signo = number;
+    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+    return timer_create(CLOCK_MONOTONIC, &event, timer) < 0 ? -errno : 0;
+}
+
+int32_t shma_interrupt_timer_arm(timer_t timer, int64_t first)
+{
+    struct itimerspec when = {
+        .it_value = {.tv_sec = first / 1000000000, .tv_nsec = first % 1000000000},
+        .it_interval = {.tv_nsec = SHMA_INTERRUPT_AGAIN_NS},
+    };
+
+    if (still_handled(claimed) < 0)
+        return -errno;
+    return timer_settime(timer, 0, &when, NULL) < 0 ? -errno : 0;
+}
+
+int32_t shma_interrupt_timer_disarm(timer_t timer)
+{
+    const struct itimerspec never = {.it_value = {0}};
+
+    return timer_settime(timer, 0, &never, NULL) < 0 ? -errno : 0;
+}

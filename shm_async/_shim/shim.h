@@ -1,0 +1,149 @@
+/*
+ * The contract between the C shim and Python: this one file is the header that
+ * every .c file includes and the text that cffi reads, so it holds declarations
+ * only (no preprocessor lines; include <stdint.h> first).
+ *
+ * Every function returns >= 0 on success and -errno on failure, unless it says
+ * otherwise. None calls back into Python, none prints.
+ */
+
+/* ---- control page: the last 4096 bytes of a managed segment -------------- */
+
+/*
+ * Native byte order, as both sides are on one host. The first 80 bytes are
+ * written once, before the segment has a name, and never again; `checksum`
+ * covers bytes 16 to 75. The fields from `generation` on change all the time
+ * and stand on cache lines of their own.
+ */
+typedef struct {
+    uint8_t magic[16];        /*   0  "shm_async region", no NUL                 */
+    uint32_t version;         /*  16  of this format: 1                          */
+    uint32_t flags;           /*  20  bit 0: sparse on purpose                   */
+    uint64_t nbytes;          /*  24  of data                                    */
+    uint64_t length;          /*  32  of data, in elements                       */
+    uint8_t dtype[16];        /*  40  element type's name, padded with NUL       */
+    uint64_t creator_start;   /*  56  clock ticks after boot (/proc/PID/stat 22) */
+    uint32_t creator_pid;     /*  64  as its own pid namespace counts            */
+    uint32_t reserved[2];     /*  68  zero                                       */
+    uint32_t checksum;        /*  76  CRC-32 of bytes 16 to 75                   */
+    uint8_t pad0[48];
+    uint64_t generation;      /* 128  odd: a writer is inside, or died there     */
+    uint64_t writer_start;    /* 136  like creator_start, of the last writer     */
+    uint32_t writer_pid;      /* 144  of the last writer                         */
+    uint8_t pad1[44];
+    uint32_t waiters;         /* 192  processes that wait for the lock: a hint   */
+    uint32_t watchers;        /* 196  processes that want to hear of changes     */
+    uint8_t pad2[3896];
+} shma_control;
+
+/* The generation as it is now. Never blocks; may be read under no lock. */
+uint64_t shma_control_generation(const shma_control *control);
+
+/* ---- segment -------------------------------------------------------------- */
+
+/*
+ * Reserve the first `size` bytes of the object behind `fd` without changing its
+ * size, so that no later store can hit a full /dev/shm. May take a while: it
+ * zeroes memory. -EINTR leaves nothing reserved; -ENOSPC the same.
+ */
+int32_t shma_segment_reserve(int32_t fd, int64_t size);
+
+/* ---- mapping -------------------------------------------------------------- */
+
+/*
+ * Map the first `size` bytes of `fd` (MAP_SHARED). The caller unmaps with
+ * shma_mapping_free and the same size. On failure *address is NULL.
+ */
+int32_t shma_mapping_new(int32_t fd, uint64_t size, int32_t writable,
+                         void **address);
+void shma_mapping_free(void *address, uint64_t size);
+
+/* mlock2(MLOCK_ONFAULT); undone by shma_mapping_free. */
+int32_t shma_mapping_lock(void *address, uint64_t size);
+
+/* ---- lock: one open file description (OFD) that takes flock(2) ------------ */
+
+typedef struct shma_lock shma_lock;
+
+/*
+ * Open a lock on the object behind `fd`: a new OFD, opened from `path` (which
+ * must lead to that very object: -ESTALE if not). `size` is what must be there
+ * at every grant. `control` may be NULL; else its generation is marked by every
+ * exclusive hold, so the mapping must outlive the lock's last release.
+ * `pid` and `start` say who we are. The caller frees *lock.
+ *
+ * A fork closes the descriptor in the child, without LOCK_UN: the child holds
+ * nothing and every call there returns -EBADF.
+ */
+int32_t shma_lock_new(shma_lock **lock, int32_t fd, const char *path,
+                      int32_t writable, int64_t size, shma_control *control,
+                      uint32_t pid, uint64_t start);
+
+/*
+ * Let go of everything: a request under way is interrupted and waited for, the
+ * lock is released by closing the OFD. An exclusive hold leaves the generation
+ * odd, as if its owner had died. NULL is ignored.
+ */
+void shma_lock_free(shma_lock *lock);
+
+/*
+ * Take the lock if it is free, without waiting. -EWOULDBLOCK: somebody else has
+ * it. -ERANGE: the object is smaller than it was (nothing is held).
+ */
+int32_t shma_lock_try_shared(shma_lock *lock);
+int32_t shma_lock_try_exclusive(shma_lock *lock);
+
+/*
+ * Wait for the lock in the calling thread. -EINTR: a signal came, or `timeout`
+ * nanoseconds (at least 1) are over; the caller looks at its clock and its
+ * signal handlers and calls again.
+ */
+int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
+
+/* Release the lock. -EPERM: it was not held. */
+int32_t shma_lock_release(shma_lock *lock);
+
+/*
+ * Give an exclusive hold on to another writer of this process, or to its
+ * readers (which never waits: no other lock can stand in the way).
+ */
+int32_t shma_lock_pass(shma_lock *lock);
+int32_t shma_lock_downgrade(shma_lock *lock);
+
+/* 0: not held, 1: shared, 2: exclusive; _here: if the calling thread took it, else 0. */
+int32_t shma_lock_mode(const shma_lock *lock);
+int32_t shma_lock_mode_here(const shma_lock *lock);
+
+/* From now on only the calling thread may try; others find the lock busy. */
+void shma_lock_bind(shma_lock *lock);
+
+/* ---- waiter: the one thread that waits on behalf of an event loop --------- */
+
+/*
+ * The eventfd that becomes readable when a request has ended. Made on the first
+ * call; it belongs to the lock.
+ */
+int32_t shma_waiter_fd(shma_lock *lock);
+
+/* Ask the waiting thread for the lock. -EBUSY: the last request has not ended. */
+int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive);
+
+/*
+ * Take the result of a request that has ended: 0 the lock is held, -ECANCELED,
+ * -ERANGE as above, or what the kernel said. -EINPROGRESS: it goes on.
+ */
+int32_t shma_waiter_finish(shma_lock *lock);
+
+/*
+ * Call the request off; never waits. 0: it will end with -ECANCELED and hold
+ * nothing, whatever happens. 1: it had ended already, see shma_waiter_finish.
+ */
+int32_t shma_waiter_cancel(shma_lock *lock);
+
+/* ---- interrupt ------------------------------------------------------------ */
+
+/*
+ * The real-time signal that interrupts a blocked flock; claimed on the first
+ * call: the first from SIGRTMAX-1 down that nobody handles. -ENOSYS: none left.
+ */
+int32_t shma_interrupt_signal(void);

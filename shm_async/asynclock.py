@@ -1,0 +1,392 @@
+"""`async with`: the cohort of one event loop, its queue, and its one waiting thread.
+
+All coroutines of a loop share one OFD and decide among themselves, in one FIFO,
+who of them is inside; the kernel decides between cohorts, threads and
+processes. The protocol:
+
+* **Enter.** With the cohort idle, try flock without waiting: one call, no await.
+  A reader joins readers that are inside if nobody is queued. Everyone else queues.
+* **Ask.** When nobody is inside and somebody is queued, the waiting thread (in C)
+  is asked to get the lock for the head of the queue. At most one request is
+  under way. It blocks in flock and reports by an eventfd that the loop watches.
+* **Admit.** The lock being the cohort's and nobody inside, the head of the queue goes
+  in: one writer, or all readers up to the next writer.
+* **Leave.** The last one out hands the lock to the queue without the kernel, for a
+  bounded time; then, or with an empty queue, releases it.
+* **Withdraw.** A cancelled waiter leaves the queue. If it was the last, the
+  request is called off; what had been granted by then is passed on or released.
+
+Everything here runs in the loop's own thread, between two awaits, so it needs no lock.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from time import monotonic
+
+from ._native import (
+    BUSY,
+    CALLED_OFF,
+    NOT_YET,
+    LockHandle,
+    lock_bind,
+    lock_downgrade,
+    lock_mode,
+    lock_pass,
+    lock_release,
+    lock_try_exclusive,
+    lock_try_shared,
+    waiter_cancel,
+    waiter_fd,
+    waiter_finish,
+    waiter_start,
+)
+from .filelock import FORKED, NULL_LOCK, Opener, closed, failure
+from .loops import NO_TASK, Loop, Task, Waiter
+
+#: Hand-overs inside the cohort before other processes get their chance. A hand-over is
+#: about ten times cheaper than a grant by the kernel, so 64 make the grant's share small.
+MAX_PASSES = 64
+
+#: Seconds for which a cohort may keep the kernel's lock while others could be waiting:
+#: the bound where holds are long, and what keeps a stream of readers from going on forever.
+MAX_KEEP = 0.002
+
+EXCLUSIVE = 2  # of lock_mode
+
+#: In `writer` while there is none.
+NOBODY: Task = None
+
+
+class Cohort:
+    """The coroutines of one event loop at one region's lock.
+
+    Invariants, between any two awaits:
+
+    * `writer` is the task inside that writes, or NOBODY; `readers` counts holds by task.
+      Never both.
+    * Somebody inside <=> the OFD holds the kernel's lock, in the matching mode.
+    * `asking` (a request is under way, or being called off) => nobody is inside.
+    * `queue` not empty => somebody is inside, or `asking`.
+    * `idle` <=> none of these: the next one may try the kernel at once.
+    """
+
+    __slots__ = (
+        "asking",
+        "closed",
+        "current_task",
+        "handle",
+        "idle",
+        "joined_since",
+        "kept_since",
+        "loop",
+        "name",
+        "passes",
+        "queue",
+        "readers",
+        "thread",
+        "watching",
+        "writer",
+    )
+
+    def __init__(self, opener: Opener, loop: Loop) -> None:
+        self.handle = opener.open()
+        lock_bind(self.handle)
+        self.loop = loop
+        self.current_task = loop.current_task
+        self.thread = get_ident()
+        self.name = opener.mapping.name
+        self.writer: Task = NOBODY
+        self.readers: dict[Task, int] = {}
+        self.queue: deque[Waiter] = deque()
+        self.asking = False
+        self.idle = True
+        self.closed = False
+        self.watching = -1  # the eventfd, while the loop watches it
+        self.kept_since = 0.0  # when the kernel granted the lock, for MAX_KEEP
+        self.joined_since = 0.0  # when the first reader joined others; 0.0: none has
+        self.passes = 0  # since then, for MAX_PASSES
+
+    # ---- enter ----------------------------------------------------------------
+
+    def try_enter(self, exclusive: bool, task: Task) -> int:
+        """Go in if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
+        return self.try_write(task) if exclusive else self.try_read(task)
+
+    def try_write(self, task: Task) -> int:
+        if not self.idle:
+            return BUSY
+        code = self._try(lock_try_exclusive)
+        if code == 0:
+            self.idle = False
+            self.writer = task
+        return code
+
+    def try_read(self, task: Task) -> int:
+        readers = self.readers
+        if self.idle:
+            code = self._try(lock_try_shared)
+            if code == 0:
+                self.idle = False
+                readers[task] = 1
+                self.joined_since = 0.0
+            return code
+        if task in readers:  # a nested read must not wait for its own task
+            readers[task] += 1
+            return 0
+        if readers and not self.queue and self._may_join():
+            readers[task] = 1
+            return 0
+        return BUSY
+
+    def _may_join(self) -> bool:
+        """Whether a new reader may share the lock that readers of this loop hold."""
+        now = monotonic()
+        if not self.joined_since:
+            self.joined_since = now
+        return now - self.joined_since < MAX_KEEP
+
+    def _try(self, call: Callable[[LockHandle], int]) -> int:
+        try:
+            return call(self.handle)
+        except BaseException:
+            self.take_back()
+            raise
+
+    def take_back(self) -> None:
+        """An exception (Ctrl-C) came while the idle cohort took the lock: be idle again."""
+        if self.thread != get_ident():
+            return
+        if lock_mode(self.handle):
+            lock_release(self.handle)
+        self.writer = NOBODY
+        self.readers.clear()
+        self.idle = not self.closed
+
+    async def enter(self, exclusive: bool, task: Task) -> None:
+        """Wait for the lock in the queue.
+
+        Cancellable: whoever is cancelled holds nothing and has left the queue.
+        """
+        self._refuse_to_wait_for_oneself(exclusive, task)
+        if self.closed:
+            raise closed(self.name)
+        waiter = self.loop.waiter(exclusive, task)
+        self.queue.append(waiter)
+        self.idle = False
+        try:
+            if not self._occupied() and not self.asking:
+                self._ask()
+            await waiter.wait()
+        except BaseException:
+            if waiter.granted:
+                self.leave(exclusive, task)
+            else:
+                self._withdraw(waiter)
+            raise
+        if waiter.error is not None:
+            raise waiter.error
+
+    def _occupied(self) -> bool:
+        return self.writer is not NOBODY or bool(self.readers)
+
+    def conflicts(self, exclusive: bool) -> bool:
+        """Whether who is inside keeps a newcomer of that kind out."""
+        return self._occupied() if exclusive else self.writer is not NOBODY
+
+    def _refuse_to_wait_for_oneself(self, exclusive: bool, task: Task) -> None:
+        if task is NO_TASK:
+            return
+        if self.writer is task:
+            raise RuntimeError(
+                f"this task holds the write lock of region {self.name!r} already and would "
+                "wait for itself: use the view that it has, or release it first"
+            )
+        if exclusive and task in self.readers:
+            raise RuntimeError(
+                f"this task holds a read lock of region {self.name!r} and would wait for "
+                "itself: release the read lock before asking for the write lock"
+            )
+
+    # ---- ask ------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Have the waiting thread get the lock for the head of the queue.
+
+        Whoever cannot even be waited for (no thread, no descriptor left) is told so.
+        """
+        while self.queue:
+            try:
+                self._watch()
+                code = waiter_start(self.handle, self.queue[0].exclusive)
+                error = failure(code, self.name) if code else None
+            except OSError as caught:
+                error = caught
+            if error is None:
+                self.asking = True
+                return
+            self._fail_head(error)
+        self._rest()
+
+    def _watch(self) -> None:
+        if self.watching < 0:
+            fd = waiter_fd(self.handle, self.name)
+            self.loop.watch(fd, self._request_ended)
+            self.watching = fd
+
+    def _unwatch(self) -> None:
+        if self.watching >= 0:
+            self.loop.unwatch(self.watching)
+            self.watching = -1
+
+    def _request_ended(self) -> None:
+        """The eventfd is readable: the request was granted, called off or refused."""
+        code = waiter_finish(self.handle)
+        if code in (NOT_YET, FORKED):  # FORKED: closed since
+            return
+        self.asking = False
+        if code == 0:
+            self.kept_since = monotonic()
+            self.passes = 0
+            self._admit()
+        elif code == CALLED_OFF:
+            self._ask()
+        else:
+            self._fail_head(failure(code, self.name))
+            self._ask()
+
+    def _fail_head(self, error: Exception) -> None:
+        if self.queue:
+            waiter = self.queue.popleft()
+            waiter.error = error
+            waiter.wake()
+
+    def _rest(self) -> None:
+        """Nobody is inside, queued or asking."""
+        self._unwatch()
+        self.idle = not self.closed
+        if self.closed:
+            self.handle = NULL_LOCK
+
+    # ---- admit ----------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """The OFD has the lock and nobody is inside: let the head of the queue in."""
+        while self.queue:
+            if not self.queue[0].exclusive:
+                if self._admit_readers():
+                    return
+            elif lock_mode(self.handle) != EXCLUSIVE:
+                self._release()
+                if lock_try_exclusive(self.handle):
+                    self._ask()
+                    return
+            elif self._admit_writer():
+                return
+        self._release()
+        self._rest()
+
+    def _admit_writer(self) -> bool:
+        waiter = self.queue.popleft()
+        if not waiter.wake():
+            return False
+        waiter.granted = True
+        self.writer = waiter.task
+        return True
+
+    def _admit_readers(self) -> bool:
+        """Let in the readers at the head of the queue, all of them together."""
+        if lock_mode(self.handle) == EXCLUSIVE:
+            lock_downgrade(self.handle)
+        self.joined_since = 0.0
+        while self.queue and not self.queue[0].exclusive:
+            waiter = self.queue.popleft()
+            if waiter.wake():
+                waiter.granted = True
+                self.readers[waiter.task] = self.readers.get(waiter.task, 0) + 1
+        return bool(self.readers)
+
+    # ---- leave ----------------------------------------------------------------
+
+    def leave(self, exclusive: bool, task: Task) -> None:
+        """Go out; the last one hands the lock on or releases it."""
+        if exclusive:
+            self.leave_write()
+        else:
+            self.leave_read(task)
+
+    def leave_write(self) -> None:
+        if self.queue:
+            self.writer = NOBODY
+            self._hand_over()
+            return
+        try:
+            code = lock_release(self.handle)
+        finally:
+            self.writer = NOBODY
+            self.idle = True
+        if code or self.closed:
+            self._left(code)
+
+    def leave_read(self, task: Task) -> None:
+        readers = self.readers
+        if readers[task] > 1:
+            readers[task] -= 1
+            return
+        if len(readers) > 1:
+            del readers[task]
+            return
+        if self.queue:
+            del readers[task]
+            self._hand_over()
+            return
+        try:
+            code = lock_release(self.handle)
+        finally:
+            del readers[task]
+            self.idle = True
+        if code or self.closed:
+            self._left(code)
+
+    def _left(self, code: int) -> None:
+        self._rest()
+        if code < 0 and code != FORKED:
+            raise failure(code, self.name)
+
+    def _hand_over(self) -> None:
+        """Nobody is inside any more, the lock is still ours, and somebody is queued."""
+        self.passes += 1
+        if self.passes <= MAX_PASSES and monotonic() - self.kept_since < MAX_KEEP:
+            if lock_mode(self.handle) == EXCLUSIVE:
+                lock_pass(self.handle)
+            self._admit()
+        else:
+            self._release()
+            self._ask()
+
+    def _release(self) -> None:
+        lock_release(self.handle)
+
+    # ---- withdraw and close ---------------------------------------------------
+
+    def _withdraw(self, waiter: Waiter) -> None:
+        if waiter not in self.queue:  # the cohort was closed or dropped it
+            return
+        was_head = waiter is self.queue[0]
+        self.queue.remove(waiter)
+        if self._occupied():
+            if was_head and self.readers and self.queue:
+                self._admit_readers()  # those who stood behind a writer
+        elif not self.queue and waiter_cancel(self.handle):
+            self._request_ended()  # it had been granted already
+
+    def close(self) -> None:
+        """Refuse all who wait; the OFD is closed as soon as nobody is inside."""
+        self.closed = True
+        self.idle = False
+        while self.queue:
+            self._fail_head(closed(self.name))
+        if not self._occupied():
+            self._unwatch()
+            self.asking = False
+            self.handle = NULL_LOCK  # its last reference: calls off the request, joins the thread

@@ -1,0 +1,118 @@
+"""The control page: the last page of a managed segment, and checking what it says.
+
+It is shared, writable memory, so nothing in it is believed: `unpack` reads a
+private copy and raises on every value that makes no sense. shim.h has the
+fields, their offsets and their meaning.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass
+
+from . import _native
+from ._native import CONTROL_SIZE
+from .elements import SIZES
+from .errors import RegionFormatError
+
+__all__ = ["CONTROL_SIZE", "Control", "managed_size", "pack", "process_identity", "unpack"]
+
+MAGIC = b"shm_async region"
+VERSION = 1
+SPARSE = 1  # the only flag
+CHECKED = slice(16, 76)  # bytes that the checksum covers
+CHECKSUM = slice(76, 80)
+PAGE = 4096  # of the format, whatever the machine's pages are
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The fields that never change. Sizes: `nbytes` in bytes, `length` in elements."""
+
+    nbytes: int
+    length: int
+    dtype: str
+    sparse: bool
+    creator_pid: int
+    creator_start: int
+
+
+def managed_size(nbytes: int) -> int:
+    """Bytes of a managed segment with `nbytes` of data: whole pages, and the control page."""
+    return -(-nbytes // PAGE) * PAGE + CONTROL_SIZE
+
+
+def process_identity() -> tuple[int, int]:
+    """This process's pid and start time, in clock ticks after boot (0 without /proc).
+
+    The two together tell a process from a later one with the same pid.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as stat:
+            # field 22; the second, a name in brackets, may hold anything
+            return os.getpid(), int(stat.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return os.getpid(), 0
+
+
+def pack(*, length: int, dtype: str, sparse: bool) -> bytes:
+    """The control page of a new segment, made by this process."""
+    pid, start = process_identity()
+    page = bytearray(
+        _native.control_to_bytes(
+            magic=MAGIC,
+            version=VERSION,
+            flags=SPARSE if sparse else 0,
+            nbytes=length * SIZES[dtype],
+            length=length,
+            dtype=dtype.encode(),
+            creator_pid=pid,
+            creator_start=start,
+        )
+    )
+    page[CHECKSUM] = _native.control_to_bytes(checksum=zlib.crc32(page[CHECKED]))[CHECKSUM]
+    return bytes(page)
+
+
+def unpack(page: bytes, size: int, name: str) -> Control | None:
+    """Read the last page of a segment of `size` bytes.
+
+    Returns:
+        None when it is no control page: neither its magic nor its checksum is one.
+
+    Raises:
+        RegionFormatError: it is one, but a field of it makes no sense.
+    """
+    fields = _native.control_from_bytes(page)
+    magic_right = bytes(fields.magic) == MAGIC
+    checksum_right = fields.checksum == zlib.crc32(page[CHECKED])
+    if not magic_right and not checksum_right:
+        return None
+
+    def demand(right: bool, what: str) -> None:
+        if not right:
+            raise RegionFormatError(
+                f"region {name!r} has a damaged control page: {what}; "
+                "unlink it and create it again, or attach with layout='raw' to save the data"
+            )
+
+    demand(magic_right, "its magic is wrong")
+    if fields.version != VERSION:
+        raise RegionFormatError(
+            f"region {name!r} has format version {fields.version}, "
+            f"and this release knows version {VERSION} only: use the same release on both sides"
+        )
+    demand(checksum_right, "its checksum is wrong")
+    dtype = bytes(fields.dtype).rstrip(b"\0").decode("ascii", "replace")
+    demand(dtype in SIZES, f"its element type is {dtype!r}")
+    demand(fields.length >= 1, "its length is 0")
+    demand(fields.nbytes == fields.length * SIZES[dtype], "its sizes disagree")
+    demand(managed_size(fields.nbytes) == size, f"it speaks of another size than {size} bytes")
+    demand(fields.flags in (0, SPARSE), f"its flags are {fields.flags:#x}")
+    return Control(
+        nbytes=fields.nbytes,
+        length=fields.length,
+        dtype=dtype,
+        sparse=bool(fields.flags & SPARSE),
+        creator_pid=fields.creator_pid,
+        creator_start=fields.creator_start,
+    )

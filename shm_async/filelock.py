@@ -1,0 +1,84 @@
+"""One open file description (OFD) that takes flock(2): what both lock engines stand on.
+
+flock belongs to the OFD, not to a thread: two owners that shared one would not
+exclude each other. So each event loop and each thread that holds a lock has an
+OFD of its own, and the kernel keeps all of them apart, as it does with other
+processes and with programs that know nothing of this package.
+"""
+
+import errno
+
+from . import _native, segment
+from ._native import BUSY, FORKED, NULL_LOCK, SHRUNK, LockHandle
+from .control import process_identity
+from .errors import RegionClosedError, RegionSizeError
+from .mapping import Mapping
+
+__all__ = ["BUSY", "FORKED", "NULL_LOCK", "LockHandle", "Opener", "closed", "failure"]
+
+
+class Opener:
+    """Opens locks on one region's object, and has the views that their holders get.
+
+    `fd` is the region's first descriptor. It never takes a flock itself, so
+    that a forked child may keep it without keeping a lock.
+    """
+
+    __slots__ = ("control", "fd", "mapping", "readable", "writable")
+
+    def __init__(
+        self, fd: int, mapping: Mapping, control: _native.Control | None, view: memoryview
+    ) -> None:
+        self.fd = fd
+        self.mapping = mapping
+        self.control = None if mapping.readonly else control  # we mark it, or we may not
+        self.writable = view  # what a writer gets a slice of; a readonly region has no writers
+        self.readable = view.toreadonly()
+
+    def open(self) -> LockHandle:
+        """A new OFD; closed, and with it its lock released, when the last reference dies."""
+        try:
+            return self._open(f"{segment.FD_DIR}/{self.fd}")
+        except FileNotFoundError:  # no /proc: the name leads to the same object, or ESTALE
+            return self._open(segment.path_of(self.mapping.name))
+
+    def _open(self, path: str) -> LockHandle:
+        if self.mapping.readonly:
+            return self._open_for(path, writable=False)
+        try:
+            return self._open_for(path, writable=True)
+        except PermissionError:  # created by us with a mode that forbids us to write
+            return self._open_for(path, writable=False)
+
+    def _open_for(self, path: str, *, writable: bool) -> LockHandle:
+        return _native.lock_open(
+            self.fd,
+            path,
+            writable=writable,
+            size=self.mapping.size,
+            address=self.mapping.address,
+            control=self.control,
+            owner=process_identity(),
+            name=self.mapping.name,
+        )
+
+
+def failure(code: int, name: str) -> Exception:
+    """The exception for a lock call that failed and cannot be tried again."""
+    if code == SHRUNK:
+        return RegionSizeError(
+            f"region {name!r} was truncated by somebody: its memory is gone; "
+            "close it, unlink it and create it again"
+        )
+    try:
+        _native.check(code, "lock the region", name)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            error.strerror = "cannot wait for the lock: every real-time signal is taken"
+        return error
+    raise AssertionError(f"{code} is no failure")
+
+
+def closed(name: str) -> RegionClosedError:
+    """The exception for use after close."""
+    return RegionClosedError(f"region {name!r} is closed: open it again")

@@ -1,0 +1,325 @@
+"""POSIX shared-memory objects: create, attach, look at, unlink.
+
+An object is a file in /dev/shm. It is made without a name, filled, and only then
+linked, so nobody ever sees a half-made one.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from functools import partial
+
+from . import _native
+from .errors import RegionExistsError, RegionFormatError, RegionNotFoundError, RegionSizeError
+
+SHM_DIR = "/dev/shm"
+FD_DIR = "/proc/self/fd"
+NAME_MAX = 255  # bytes
+
+#: Seconds that `attach` gives a creator which cannot make objects without a name.
+CREATION_PATIENCE = 1.0
+
+KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+# ---- names -------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """Return `name` without its optional leading slash.
+
+    Raises:
+        TypeError: not a str. ValueError: says which rule the name breaks.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a region's name must be a str, not {type(name).__name__}")
+    bare = name.removeprefix("/")
+    if not bare:
+        raise ValueError(f"a region's name must not be empty: {name!r}")
+    if "/" in bare:
+        raise ValueError(f"a region's name must not contain '/' but in front: {name!r}")
+    if "\0" in bare:
+        raise ValueError(f"a region's name must not contain NUL: {name!r}")
+    if bare in (".", ".."):
+        raise ValueError(f"a region's name must not be '.' or '..': {name!r}")
+    if len(os.fsencode(bare)) > NAME_MAX:
+        raise ValueError(f"a region's name must have at most {NAME_MAX} bytes: {name!r}")
+    return bare
+
+
+def check_mode(mode: int) -> int:
+    """Return `mode` if it is a set of permission bits, else raise TypeError or ValueError."""
+    if isinstance(mode, bool) or not isinstance(mode, int):
+        raise TypeError(f"mode must be an int such as 0o600, not {type(mode).__name__}")
+    if not 0 <= mode <= 0o777:
+        raise ValueError(f"mode must be between 0 and 0o777, not {mode:#o}")
+    return mode
+
+
+def check_owner(owner: str) -> str:
+    """Return `owner` if it is "me" or "any", else raise ValueError."""
+    if owner not in ("me", "any"):
+        raise ValueError(f"owner must be 'me' or 'any', not {owner!r}")
+    return owner
+
+
+def path_of(name: str) -> str:
+    """Where the object with this (checked) name lives."""
+    return f"{SHM_DIR}/{name}"
+
+
+# ---- create ------------------------------------------------------------------
+
+
+def create(
+    name: str,
+    size: int,
+    *,
+    mode: int,
+    reserve: bool,
+    tail: bytes,
+    prepare: Callable[[int], None],
+) -> int:
+    """Create an object of `size` bytes that ends with `tail`, and return its descriptor.
+
+    `prepare` is called with the descriptor before anybody can see the object; when
+    it raises, there is no object. Blocks while the kernel reserves (zeroes) memory.
+
+    Raises:
+        RegionExistsError: the name is taken. OSError: ENOSPC, says what is free.
+    """
+    if os.path.lexists(path_of(name)):
+        raise _exists(name)
+    if reserve:
+        _check_room(name, size)
+    make = partial(_fill, name=name, size=size, mode=mode, reserve=reserve)
+    try:
+        fd = os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # no O_TMPFILE here
+            raise
+        return _create_by_name(name, make, tail, prepare)
+    try:
+        make(fd, tail=tail)
+        prepare(fd)
+        _publish(fd, name)
+    except FileNotFoundError:  # no /proc to link from
+        os.close(fd)
+        return _create_by_name(name, make, tail, prepare)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _create_by_name(
+    name: str, make: "partial[None]", tail: bytes, prepare: Callable[[int], None]
+) -> int:
+    """Create where O_TMPFILE or /proc is missing.
+
+    The object has its name at once, but no size; its last step gives it size and
+    content together. Who attaches meanwhile meets an empty object, and waits.
+    """
+    try:
+        fd = os.open(path_of(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise _exists(name) from None
+    try:
+        prepare(fd)
+        make(fd, tail=tail)
+    except BaseException:
+        os.unlink(path_of(name))  # ours, and nobody could attach to it yet
+        os.close(fd)
+        raise
+    return fd
+
+
+def _fill(fd: int, *, name: str, size: int, mode: int, reserve: bool, tail: bytes) -> None:
+    """Give an empty object its mode, its memory and, last, its size and content."""
+    os.fchmod(fd, mode)  # umask has no say
+    if reserve:
+        _reserve(fd, name, size)
+    try:
+        if tail:
+            os.pwrite(fd, tail, size - len(tail))  # one page: size and content appear as one
+        else:
+            os.ftruncate(fd, size)
+    except OverflowError:
+        raise OSError(errno.EFBIG, f"no object can have {size} bytes", name) from None
+    except OSError as error:
+        raise OSError(error.errno, f"cannot make {size} bytes: {error.strerror}", name) from None
+
+
+def _publish(fd: int, name: str) -> None:
+    directory = os.open(SHM_DIR, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # with a dir_fd it is linkat(AT_SYMLINK_FOLLOW); plain link() would link the /proc entry
+        os.link(f"{FD_DIR}/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
+    except FileExistsError:
+        raise _exists(name) from None
+    finally:
+        os.close(directory)
+
+
+def _check_room(name: str, size: int) -> None:
+    """Refuse early what can never fit: trying would first use up what there is."""
+    if size > free_bytes():
+        raise _no_room(name, size)
+
+
+def free_bytes() -> int:
+    """Bytes that /dev/shm has left."""
+    room = os.statvfs(SHM_DIR)
+    return room.f_bavail * room.f_frsize
+
+
+def _no_room(name: str, size: int) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"{size} bytes wanted, {free_bytes()} bytes free in {SHM_DIR}: "
+        "remove regions that nobody uses, or make it larger "
+        f"(mount -o remount,size=... {SHM_DIR}; docker run --shm-size=...)",
+        name,
+    )
+
+
+def _exists(name: str) -> RegionExistsError:
+    return RegionExistsError(
+        errno.EEXIST, "the region exists already: attach to it, or use Region.open", name
+    )
+
+
+# ---- attach ------------------------------------------------------------------
+
+
+def attach(name: str, *, readonly: bool, owner: str) -> tuple[int, os.stat_result]:
+    """Open an existing object and return its descriptor and its (non-zero) size's fstat.
+
+    Never creates, truncates or unlinks anything, and never hangs on what is no
+    shared-memory object. Blocks up to CREATION_PATIENCE on an empty object.
+
+    Raises:
+        RegionNotFoundError, RegionFormatError, RegionSizeError, PermissionError.
+    """
+    access = os.O_RDONLY if readonly else os.O_RDWR
+    try:
+        fd = os.open(path_of(name), access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_open(name, error, readonly=readonly) from None
+    try:
+        found = os.fstat(fd)
+        _check_kind(name, found.st_mode)
+        _check_owner(name, found, owner)
+        return fd, _wait_for_content(fd, name)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _cannot_open(name: str, error: OSError, *, readonly: bool) -> Exception:
+    if error.errno == errno.ENOENT:
+        return _not_found(name, "there is no such region: create it, or use Region.open")
+    if error.errno == errno.EACCES:
+        hint = "no permission to read it" if readonly else "no permission: try readonly=True"
+        return PermissionError(errno.EACCES, hint, name)
+    try:
+        _check_kind(name, os.lstat(path_of(name)).st_mode)
+    except (FileNotFoundError, RegionFormatError) as better:
+        return better
+    return OSError(error.errno, f"cannot open it: {error.strerror}", name)
+
+
+def _check_kind(name: str, mode: int) -> None:
+    for is_kind, kind in KINDS:
+        if is_kind(mode):
+            raise RegionFormatError(f"{path_of(name)} is {kind}, not a shared-memory object")
+
+
+def _check_owner(name: str, found: os.stat_result, owner: str) -> None:
+    if owner == "me" and found.st_uid not in (os.geteuid(), 0):
+        raise PermissionError(
+            errno.EACCES,
+            f"the region belongs to user {found.st_uid}, not to you ({os.geteuid()}) or root: "
+            "attach with owner='any' if you trust that user",
+            name,
+        )
+
+
+def _wait_for_content(fd: int, name: str) -> os.stat_result:
+    deadline = time.monotonic() + CREATION_PATIENCE
+    while True:
+        found = os.fstat(fd)
+        _check_links(name, found.st_nlink)
+        if found.st_size:
+            return found
+        if time.monotonic() > deadline:
+            raise RegionSizeError(
+                f"region {name!r} has been empty for {CREATION_PATIENCE} s: "
+                f"its creator seems to have died; remove {path_of(name)}"
+            )
+        time.sleep(0.001)
+
+
+def _check_links(name: str, links: int) -> None:
+    if links == 0:
+        raise _not_found(name, "the region was unlinked just now")
+    if links > 1:
+        raise RegionFormatError(
+            f"{path_of(name)} has {links} hard links, and a shared-memory object has one: "
+            "somebody linked it to another name"
+        )
+
+
+def reserve_sparse(fd: int, name: str, found: os.stat_result, size: int) -> None:
+    """Reserve what its creator left out, so that no store of ours meets a full /dev/shm.
+
+    Blocks while the kernel zeroes the memory.
+    """
+    if found.st_blocks * 512 < found.st_size:
+        _reserve(fd, name, size)
+
+
+def _reserve(fd: int, name: str, size: int) -> None:
+    try:
+        _native.reserve(fd, size, name)
+    except OSError as error:
+        raise _no_room(name, size) if error.errno == errno.ENOSPC else error from None
+
+
+# ---- unlink ------------------------------------------------------------------
+
+
+def leads_to(name: str, identity: tuple[int, int]) -> bool:
+    """Whether the name still leads to the object with this (st_dev, st_ino)."""
+    try:
+        found = os.lstat(path_of(name))
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == identity
+
+
+def unlink(name: str, identity: tuple[int, int]) -> None:
+    """Remove the name if it leads to the object with this (st_dev, st_ino).
+
+    Raises:
+        RegionNotFoundError: it leads to nothing, or to another object.
+    """
+    if not leads_to(name, identity):
+        raise _not_found(name, "the name was removed or now leads to another object")
+    try:
+        os.unlink(path_of(name))
+    except FileNotFoundError:
+        raise _not_found(name, "the name was removed just now") from None
+
+
+def _not_found(name: str, why: str) -> RegionNotFoundError:
+    return RegionNotFoundError(errno.ENOENT, why, name)

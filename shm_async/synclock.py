@@ -1,0 +1,141 @@
+"""`with`: locks for threads and scripts, which block the calling thread.
+
+Every hold has an OFD of its own, taken from a small pool and given back, so
+threads exclude each other in the kernel.
+"""
+
+import errno
+import time
+
+from ._native import (
+    INTERRUPTED,
+    lock_mode,
+    lock_mode_here,
+    lock_release,
+    lock_try_exclusive,
+    lock_try_shared,
+    lock_wait,
+)
+from .errors import LockTimeoutError
+from .filelock import BUSY, FORKED, NULL_LOCK, LockHandle, Opener, closed, failure
+
+#: Nanoseconds after which a blocked thread returns to Python to look around: a signal
+#: that came just before the system call, or a close, is noticed this late at the most.
+TICK = 100_000_000
+
+#: OFDs that are kept for the next hold: as many threads at once open none.
+POOL_SIZE = 8
+
+
+class Seat:
+    """The OFD of one blocking hold."""
+
+    __slots__ = ("extra", "handle", "pool")
+
+    def __init__(self, pool: "Pool", *, extra: bool) -> None:
+        self.pool = pool
+        self.handle: LockHandle = pool.opener.open()
+        self.extra = extra  # to be closed, not kept, when it is given back
+
+    def try_enter(self, exclusive: bool) -> int:
+        """Take the lock if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
+        return lock_try_exclusive(self.handle) if exclusive else lock_try_shared(self.handle)
+
+    def leave(self, _exclusive: bool, _task: object) -> None:
+        """Release the lock and go back to the pool."""
+        code = FORKED
+        try:
+            code = lock_release(self.handle)
+        finally:
+            self.pool.free.append(self)
+            if self.extra:
+                self.pool.tidy()
+        if code and code != FORKED:
+            raise failure(code, self.pool.name)
+
+    def abandon(self) -> None:
+        """Go back to the pool, whether the attempt to lock had succeeded or not."""
+        if lock_mode(self.handle):
+            lock_release(self.handle)
+        self.pool.free.append(self)
+        if self.extra:
+            self.pool.tidy()
+
+    def wait(self, exclusive: bool, timeout: float | None) -> None:
+        """Block until the lock is granted.
+
+        Raises:
+            LockTimeoutError, RegionClosedError, RegionSizeError, OSError; and what
+            a signal handler raises: nothing is held then.
+        """
+        pool = self.pool
+        deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
+        code = BUSY
+        while code in (BUSY, INTERRUPTED):
+            if pool.closed:
+                raise closed(pool.name)
+            patience = TICK
+            if deadline is not None:
+                patience = min(TICK, deadline - time.monotonic_ns())
+                if patience <= 0:
+                    raise LockTimeoutError(
+                        errno.ETIMEDOUT, f"no {_kind(exclusive)} lock within {timeout} s", pool.name
+                    )
+            code = lock_wait(self.handle, exclusive, patience)
+        if code < 0:
+            raise failure(code, pool.name)
+
+
+class Pool:
+    """The seats of one region: those in use, and those that are free."""
+
+    __slots__ = ("closed", "free", "name", "opener", "seats")
+
+    def __init__(self, opener: Opener) -> None:
+        self.opener = opener
+        self.name = opener.mapping.name
+        self.closed = False
+        self.free: list[Seat] = []  # append and pop are atomic: any thread may, without a lock
+        self.seats: list[Seat] = []  # all that have an OFD
+
+    def take(self) -> Seat:
+        """A seat that holds nothing, for the calling thread."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            pass
+        if self.closed:
+            raise closed(self.name)
+        seat = Seat(self, extra=len(self.seats) >= POOL_SIZE)
+        self.seats.append(seat)
+        if self.closed:  # meanwhile, in another thread
+            seat.extra = True
+        return seat
+
+    def tidy(self) -> None:
+        """Close the free seats that are not to be kept."""
+        kept = []
+        while self.free:
+            seat = self.free.pop()
+            if seat.extra:
+                self.seats.remove(seat)
+                seat.handle = NULL_LOCK
+            else:
+                kept.append(seat)
+        self.free.extend(kept)
+
+    def held_here(self, *, exclusive_only: bool) -> bool:
+        """Whether the calling thread took a lock through one of the seats, and has it."""
+        least = 2 if exclusive_only else 1
+        return any(lock_mode_here(seat.handle) >= least for seat in list(self.seats))
+
+    def close(self) -> None:
+        """Close what is free; what is in use follows when it is given back."""
+        self.closed = True
+        for seat in list(self.seats):
+            seat.extra = True
+        self.tidy()
+
+
+def _kind(exclusive: bool) -> str:
+    return "write" if exclusive else "read"
