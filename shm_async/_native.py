@@ -30,13 +30,14 @@ __all__ = [
     "control_from_bytes",
     "control_generation",
     "control_to_bytes",
+    "lock_begin",
     "lock_bind",
     "lock_downgrade",
+    "lock_end",
     "lock_memory",
     "lock_mode",
     "lock_mode_here",
     "lock_open",
-    "lock_pass",
     "lock_release",
     "lock_try_exclusive",
     "lock_try_shared",
@@ -71,7 +72,8 @@ lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
 lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
 lock_wait: Callable[[LockHandle, bool, int], int] = lib.shma_lock_wait
 lock_release: Callable[[LockHandle], int] = lib.shma_lock_release
-lock_pass: Callable[[LockHandle], int] = lib.shma_lock_pass
+lock_begin: Callable[[LockHandle], int] = lib.shma_lock_begin
+lock_end: Callable[[LockHandle], int] = lib.shma_lock_end
 lock_downgrade: Callable[[LockHandle], int] = lib.shma_lock_downgrade
 lock_mode: Callable[[LockHandle], int] = lib.shma_lock_mode
 lock_mode_here: Callable[[LockHandle], int] = lib.shma_lock_mode_here
@@ -142,21 +144,31 @@ def control_to_bytes(**fields: int | bytes) -> bytes:
 
 
 def lock_open(
-    fd: int,
     path: str,
     *,
     writable: bool,
+    identity: tuple[int, int],
     size: int,
     address: Address,
     control: Control | None,
     owner: tuple[int, int],
     name: str,
 ) -> LockHandle:
-    """Open a new lock on the object behind `fd`; closed when the last reference dies."""
+    """Open a new lock on the object that `path` leads to; closed when the last reference dies.
+
+    Args:
+        path: where to open it.
+        writable: for reading and writing, or for reading alone.
+        identity: st_dev and st_ino of the object, ESTALE if it is another one.
+        size: bytes that it must have at every grant.
+        address: the mapping that has `control`, kept as long as the lock.
+        control: the control page to mark, if any.
+        owner: our pid and start time.
+        name: the region's name, for errors.
+    """
     out = ffi.new("shma_lock **")
-    pid, start = owner
     code = lib.shma_lock_new(
-        out, fd, path.encode(), writable, size, control or ffi.NULL, pid, start
+        out, path.encode(), writable, *identity, size, control or ffi.NULL, *owner
     )
     check(code, f"open {path} again for a lock", name)
     return ffi.gc(out[0], partial(_free_lock, address))

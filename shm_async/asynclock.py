@@ -29,10 +29,11 @@ from ._native import (
     CALLED_OFF,
     NOT_YET,
     LockHandle,
+    lock_begin,
     lock_bind,
     lock_downgrade,
+    lock_end,
     lock_mode,
-    lock_pass,
     lock_release,
     lock_try_exclusive,
     lock_try_shared,
@@ -292,6 +293,7 @@ class Cohort:
             return False
         waiter.granted = True
         self.writer = waiter.task
+        lock_begin(self.handle)
         return True
 
     def _admit_readers(self) -> bool:
@@ -357,8 +359,7 @@ class Cohort:
         """Nobody is inside any more, the lock is still ours, and somebody is queued."""
         self.passes += 1
         if self.passes <= MAX_PASSES and monotonic() - self.kept_since < MAX_KEEP:
-            if lock_mode(self.handle) == EXCLUSIVE:
-                lock_pass(self.handle)
+            lock_end(self.handle)
             self._admit()
         else:
             self._release()

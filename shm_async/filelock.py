@@ -24,12 +24,18 @@ class Opener:
     that a forked child may keep it without keeping a lock.
     """
 
-    __slots__ = ("control", "fd", "mapping", "readable", "writable")
+    __slots__ = ("control", "fd", "identity", "mapping", "readable", "writable")
 
     def __init__(
-        self, fd: int, mapping: Mapping, control: _native.Control | None, view: memoryview
+        self,
+        fd: int,
+        identity: tuple[int, int],
+        mapping: Mapping,
+        control: _native.Control | None,
+        view: memoryview,
     ) -> None:
         self.fd = fd
+        self.identity = identity  # st_dev, st_ino: a closed fd may be another object's by now
         self.mapping = mapping
         self.control = None if mapping.readonly else control  # we mark it, or we may not
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
@@ -52,9 +58,9 @@ class Opener:
 
     def _open_for(self, path: str, *, writable: bool) -> LockHandle:
         return _native.lock_open(
-            self.fd,
             path,
             writable=writable,
+            identity=self.identity,
             size=self.mapping.size,
             address=self.mapping.address,
             control=self.control,

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import anyio.lowlevel
 
@@ -82,7 +82,7 @@ class Hold:
         self._try: Callable[[LockHandle], int] = (
             lock_try_exclusive if self.exclusive else lock_try_shared
         )
-        self._timeout = check_timeout(timeout)
+        self._timeout = timeout
         self._plain = timeout is None and fast_acquire
         self._at: Cohort | Seat | None = None
         self._task: Task = None
@@ -307,10 +307,14 @@ class Hold:
         elif at is not None and entered:
             at.leave(self.exclusive, self._task)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be copied or pickled: ask its region for another")
+
     def __del__(self) -> None:
         if self._view is not None:
-            warnings.warn(f"{self!r} was dropped while held: release it", ResourceWarning, 2)
+            message = f"{self!r} was dropped while held: release it"
             self._leave()
+            warnings.warn(message, ResourceWarning, 2)
 
     # ---- facts ----------------------------------------------------------------
 

@@ -183,9 +183,11 @@ class TrioLoop:
         import trio
 
         try:
-            return trio.lowlevel.current_task()
-        except RuntimeError:  # this thread runs trio, but not right now (guest mode)
-            return None
+            if trio.lowlevel.current_trio_token() is self.token:
+                return trio.lowlevel.current_task()
+        except RuntimeError:  # trio does not run, or not right now (guest mode)
+            pass
+        return None
 
     def waiter(self, exclusive: bool, task: Task) -> TrioWaiter:
         return TrioWaiter(exclusive, task)

@@ -7,14 +7,14 @@ import warnings
 from sys import getrefcount
 from threading import Lock, get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 from weakref import WeakSet
 
 from . import _native, control, elements, layouts, segment
 from .asynclock import Cohort
 from .errors import RegionExistsError, RegionNotFoundError
 from .filelock import Opener, closed
-from .hold import Hold, ReadHold, WriteHold
+from .hold import Hold, ReadHold, WriteHold, check_timeout
 from .layouts import Layout, Plan
 from .loops import NO_TASK, Task, adapt, current_loop
 from .mapping import Mapping
@@ -115,12 +115,14 @@ class Region:
             ValueError, TypeError: an argument makes no sense.
         """
         name = segment.check_name(name)
+        segment.check_mode(mode)
         plan = layouts.plan(
             elements.check_length(length),
             dtype=elements.check_dtype(dtype),
             layout=layouts.check_layout(layout),
             sparse=not reserve,
         )
+        segment.check_size(name, plan.size, reserve=reserve)
         tail = b""
         if plan.layout == "managed":
             tail = control.pack(length=plan.length, dtype=plan.dtype, sparse=plan.sparse)
@@ -132,7 +134,7 @@ class Region:
         fd = segment.create(
             name,
             plan.size,
-            mode=segment.check_mode(mode),
+            mode=mode,
             reserve=reserve,
             tail=tail,
             prepare=before_it_has_a_name,
@@ -255,7 +257,7 @@ class Region:
         self._identity = (found.st_dev, found.st_ino)
         self._control = mapping.control() if plan.layout == "managed" else None
         view = elements.typed_view(mapping.view(plan.nbytes), plan.dtype)
-        self._opener = Opener(fd, mapping, self._control, view)
+        self._opener = Opener(fd, self._identity, mapping, self._control, view)
         self._spare_read = None
         self._spare_write = None
         self._start_afresh()
@@ -322,11 +324,15 @@ class Region:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be copied or pickled: attach to it by name")
+
     def __del__(self) -> None:
         closing = getattr(self, "_closing", None)
         if closing is not None and not closing.locked() and not sys.is_finalizing():
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, 2, self)
+            message = f"{self!r} was never closed"
             self.close()
+            warnings.warn(message, ResourceWarning, 2)
 
     # ---- locks -----------------------------------------------------------------
 
@@ -342,11 +348,12 @@ class Region:
 
         Raises:
             RegionClosedError: here or when it is acquired.
+            ValueError, TypeError: `timeout` is no number of seconds.
         """
         hold = self._spare_read
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
-        hold = ReadHold(self, self._usable().readable, timeout, fast_acquire)
+        hold = ReadHold(self, self._usable().readable, check_timeout(timeout), fast_acquire)
         self._spare_read = hold if hold._plain else None
         return hold
 
@@ -366,7 +373,7 @@ class Region:
             raise PermissionError(
                 errno.EACCES, "attached with readonly=True: there are no write locks", self._name
             )
-        hold = WriteHold(self, whole, timeout, fast_acquire)
+        hold = WriteHold(self, whole, check_timeout(timeout), fast_acquire)
         self._spare_write = hold if hold._plain else None
         return hold
 

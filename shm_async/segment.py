@@ -17,6 +17,7 @@ from .errors import RegionExistsError, RegionFormatError, RegionNotFoundError, R
 SHM_DIR = "/dev/shm"
 FD_DIR = "/proc/self/fd"
 NAME_MAX = 255  # bytes
+OFF_MAX = 2**63 - 1  # bytes: what the kernel's off_t can say
 
 #: Seconds that `attach` gives a creator which cannot make objects without a name.
 CREATION_PATIENCE = 1.0
@@ -99,8 +100,6 @@ def create(
     """
     if os.path.lexists(path_of(name)):
         raise _exists(name)
-    if reserve:
-        _check_room(name, size)
     make = partial(_fill, name=name, size=size, mode=mode, reserve=reserve)
     try:
         fd = os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -153,8 +152,6 @@ def _fill(fd: int, *, name: str, size: int, mode: int, reserve: bool, tail: byte
             os.pwrite(fd, tail, size - len(tail))  # one page: size and content appear as one
         else:
             os.ftruncate(fd, size)
-    except OverflowError:
-        raise OSError(errno.EFBIG, f"no object can have {size} bytes", name) from None
     except OSError as error:
         raise OSError(error.errno, f"cannot make {size} bytes: {error.strerror}", name) from None
 
@@ -170,16 +167,39 @@ def _publish(fd: int, name: str) -> None:
         os.close(directory)
 
 
-def _check_room(name: str, size: int) -> None:
-    """Refuse early what can never fit: trying would first use up what there is."""
-    if size > free_bytes():
+def check_size(name: str, size: int, *, reserve: bool) -> None:
+    """Refuse at once what can never fit: trying would first use up all there is.
+
+    Raises:
+        OSError: ENOSPC, ENOMEM (reserving it would bring the out-of-memory killer) or EFBIG.
+    """
+    if reserve and size > free_bytes():
         raise _no_room(name, size)
+    if reserve and size > available_memory():
+        raise OSError(
+            errno.ENOMEM,
+            f"{size} bytes wanted, {available_memory()} bytes of memory and swap available: "
+            "ask for less, or create it with reserve=False",
+            name,
+        )
+    if size > OFF_MAX:
+        raise OSError(errno.EFBIG, f"{size} bytes wanted, no object can have so many", name)
 
 
 def free_bytes() -> int:
     """Bytes that /dev/shm has left."""
     room = os.statvfs(SHM_DIR)
     return room.f_bavail * room.f_frsize
+
+
+def available_memory() -> int:
+    """Bytes of memory and swap that the machine could still give; OFF_MAX without /proc."""
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = dict(line.split()[:2] for line in file)
+    except OSError:
+        return OFF_MAX
+    return (int(kilobytes["MemAvailable:"]) + int(kilobytes["SwapFree:"])) * 1024
 
 
 def _no_room(name: str, size: int) -> OSError:

@@ -32,9 +32,9 @@ class Seat:
 
     __slots__ = ("extra", "handle", "pool")
 
-    def __init__(self, pool: "Pool", *, extra: bool) -> None:
+    def __init__(self, handle: LockHandle, pool: "Pool", *, extra: bool) -> None:
+        self.handle = handle
         self.pool = pool
-        self.handle: LockHandle = pool.opener.open()
         self.extra = extra  # to be closed, not kept, when it is given back
 
     def try_enter(self, exclusive: bool) -> int:
@@ -72,7 +72,7 @@ class Seat:
         deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         code = BUSY
         while code in (BUSY, INTERRUPTED):
-            if pool.closed:
+            if pool.opener is None:
                 raise closed(pool.name)
             patience = TICK
             if deadline is not None:
@@ -89,12 +89,11 @@ class Seat:
 class Pool:
     """The seats of one region: those in use, and those that are free."""
 
-    __slots__ = ("closed", "free", "name", "opener", "seats")
+    __slots__ = ("free", "name", "opener", "seats")
 
     def __init__(self, opener: Opener) -> None:
-        self.opener = opener
+        self.opener: Opener | None = opener  # None once closed
         self.name = opener.mapping.name
-        self.closed = False
         self.free: list[Seat] = []  # append and pop are atomic: any thread may, without a lock
         self.seats: list[Seat] = []  # all that have an OFD
 
@@ -104,11 +103,12 @@ class Pool:
             return self.free.pop()
         except IndexError:
             pass
-        if self.closed:
+        opener = self.opener
+        if opener is None:
             raise closed(self.name)
-        seat = Seat(self, extra=len(self.seats) >= POOL_SIZE)
+        seat = Seat(opener.open(), self, extra=len(self.seats) >= POOL_SIZE)
         self.seats.append(seat)
-        if self.closed:  # meanwhile, in another thread
+        if self.opener is None:  # closed meanwhile, in another thread
             seat.extra = True
         return seat
 
@@ -131,7 +131,7 @@ class Pool:
 
     def close(self) -> None:
         """Close what is free; what is in use follows when it is given back."""
-        self.closed = True
+        self.opener = None
         for seat in list(self.seats):
             seat.extra = True
         self.tidy()

@@ -23,22 +23,28 @@ uint64_t shma_control_generation(const shma_control *control)
     return __atomic_load_n(&control->generation, __ATOMIC_ACQUIRE);
 }
 
-static void begin_write(const shma_lock *lock)
+static void begin_write(shma_lock *lock)
 {
     shma_control *control = lock->control;
-    uint64_t odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
+    uint64_t odd;
 
+    if (!control || lock->writing)
+        return;
+    odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
+    lock->writing = 1;
     control->writer_pid = lock->pid;
     control->writer_start = lock->start;
     __atomic_store_n(&control->generation, odd, __ATOMIC_RELAXED);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no data is written before the mark */
 }
 
-static void end_write(const shma_lock *lock)
+static void end_write(shma_lock *lock)
 {
-    uint64_t even = (shma_control_generation(lock->control) | 1) + 1;
-
-    __atomic_store_n(&lock->control->generation, even, __ATOMIC_RELEASE);
+    if (!lock->writing)
+        return;
+    lock->writing = 0;
+    __atomic_store_n(&lock->control->generation,
+                     (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
 }
 
 /* ---- fork ------------------------------------------------------------------- */
@@ -91,33 +97,27 @@ static void registry_remove(shma_lock *lock)
 
 /* ---- birth and death -------------------------------------------------------- */
 
-static int32_t same_object(int fd, int other)
+/* A new OFD on the object with that identity, or -errno. */
+static int32_t open_again(const char *path, int32_t writable, uint64_t device, uint64_t inode)
 {
-    struct stat a, b;
-
-    if (fstat(fd, &a) < 0 || fstat(other, &b) < 0)
-        return -errno;
-    return a.st_dev == b.st_dev && a.st_ino == b.st_ino ? 0 : -ESTALE;
-}
-
-/* A new OFD on the object behind `fd`, or -errno. */
-static int32_t open_again(int32_t fd, const char *path, int32_t writable)
-{
-    int again = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+    int fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK);
+    struct stat found;
     int32_t code;
 
-    if (again < 0)
+    if (fd < 0)
         return -errno;
-    code = same_object(fd, again);
-    if (code < 0) {
-        (void)close(again);
-        return code;
-    }
-    return again;
+    if (fstat(fd, &found) < 0)
+        code = -errno;
+    else
+        code = found.st_dev == device && found.st_ino == inode ? fd : -ESTALE;
+    if (code < 0)
+        (void)close(fd);
+    return code;
 }
 
-int32_t shma_lock_new(shma_lock **out, int32_t fd, const char *path, int32_t writable,
-                      int64_t size, shma_control *control, uint32_t pid, uint64_t start)
+int32_t shma_lock_new(shma_lock **out, const char *path, int32_t writable, uint64_t device,
+                      uint64_t inode, int64_t size, shma_control *control, uint32_t pid,
+                      uint64_t start)
 {
     shma_lock *lock;
 
@@ -133,7 +133,7 @@ int32_t shma_lock_new(shma_lock **out, int32_t fd, const char *path, int32_t wri
     lock->pid = pid;
     lock->start = start;
     shma_registry_acquire();
-    lock->fd = open_again(fd, path, writable);
+    lock->fd = open_again(path, writable, device, inode);
     if (lock->fd >= 0)
         registry_add(lock);
     shma_registry_release();
@@ -193,8 +193,6 @@ int32_t shma_lock_entered(shma_lock *lock, int32_t mode)
     }
     lock->mode = mode;
     lock->taker = pthread_self();
-    if (mode == LOCK_EX && lock->control)
-        begin_write(lock);
     return 0;
 }
 
@@ -210,7 +208,15 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
 }
 
 int32_t shma_lock_try_shared(shma_lock *lock) { return try_lock(lock, LOCK_SH); }
-int32_t shma_lock_try_exclusive(shma_lock *lock) { return try_lock(lock, LOCK_EX); }
+
+int32_t shma_lock_try_exclusive(shma_lock *lock)
+{
+    int32_t code = try_lock(lock, LOCK_EX);
+
+    if (code == 0)
+        begin_write(lock);
+    return code;
+}
 
 /* flock that the calling thread's timer interrupts from `timeout` ns on. */
 static int32_t flock_until(int fd, int32_t mode, int64_t timeout)
@@ -245,7 +251,11 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
         return code;
     code = flock_until(lock->fd, mode, timeout);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return code < 0 ? code : shma_lock_entered(lock, mode);
+    if (code == 0)
+        code = shma_lock_entered(lock, mode);
+    if (code == 0 && exclusive)
+        begin_write(lock);
+    return code;
 }
 
 int32_t shma_lock_release(shma_lock *lock)
@@ -257,22 +267,26 @@ int32_t shma_lock_release(shma_lock *lock)
     mode = lock->mode;
     if (mode == 0)
         return -EPERM;
-    if (mode == LOCK_EX && lock->control)
-        end_write(lock);
+    end_write(lock);
     lock->mode = 0;
     return flock(lock->fd, LOCK_UN) < 0 ? -errno : 0;
 }
 
-int32_t shma_lock_pass(shma_lock *lock)
+int32_t shma_lock_begin(shma_lock *lock)
 {
     if (!lock || lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
-    if (lock->control) {
-        end_write(lock);
-        begin_write(lock);
-    }
+    begin_write(lock);
+    return 0;
+}
+
+int32_t shma_lock_end(shma_lock *lock)
+{
+    if (!lock || lock->fd < 0)
+        return -EBADF;
+    end_write(lock);
     return 0;
 }
 
@@ -282,8 +296,7 @@ int32_t shma_lock_downgrade(shma_lock *lock)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
-    if (lock->control)
-        end_write(lock);
+    end_write(lock);
     lock->mode = LOCK_SH;
     return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0;
 }

@@ -14,6 +14,7 @@ struct shma_lock {
     shma_control *control; /* whose generation we mark; NULL: none */
     uint64_t start;        /* who marks it */
     uint32_t pid;
+    int32_t writing;       /* the generation is odd by our doing */
     int32_t bound;         /* only `taker` may take it */
     pthread_t taker;       /* the thread that it is bound to, or that took it last */
     shma_waiter *waiter;   /* NULL until somebody had to wait */
@@ -22,8 +23,8 @@ struct shma_lock {
 };
 
 /*
- * Bookkeeping after flock(2) gave us `mode`: is the object still whole, and, for
- * a writer, mark the generation. Gives the lock back on -ERANGE.
+ * Bookkeeping after flock(2) gave us `mode`: is the object still whole? Gives the
+ * lock back on -ERANGE.
  */
 int32_t shma_lock_entered(shma_lock *lock, int32_t mode);
 

@@ -66,18 +66,17 @@ int32_t shma_mapping_lock(void *address, uint64_t size);
 typedef struct shma_lock shma_lock;
 
 /*
- * Open a lock on the object behind `fd`: a new OFD, opened from `path` (which
- * must lead to that very object: -ESTALE if not). `size` is what must be there
- * at every grant. `control` may be NULL; else its generation is marked by every
+ * Open a lock: a new OFD of the object with that identity, to which `path` must
+ * lead (-ESTALE if it does not). `size` is what must be there at every grant. `control` may be NULL; else its generation is marked by every
  * exclusive hold, so the mapping must outlive the lock's last release.
  * `pid` and `start` say who we are. The caller frees *lock.
  *
  * A fork closes the descriptor in the child, without LOCK_UN: the child holds
  * nothing and every call there returns -EBADF.
  */
-int32_t shma_lock_new(shma_lock **lock, int32_t fd, const char *path,
-                      int32_t writable, int64_t size, shma_control *control,
-                      uint32_t pid, uint64_t start);
+int32_t shma_lock_new(shma_lock **lock, const char *path, int32_t writable,
+                      uint64_t device, uint64_t inode, int64_t size,
+                      shma_control *control, uint32_t pid, uint64_t start);
 
 /*
  * Let go of everything: a request under way is interrupted and waited for, the
@@ -87,27 +86,31 @@ int32_t shma_lock_new(shma_lock **lock, int32_t fd, const char *path,
 void shma_lock_free(shma_lock *lock);
 
 /*
- * Take the lock if it is free, without waiting. -EWOULDBLOCK: somebody else has
+ * Take the lock if it is free, without waiting, and begin to write if it is the
+ * exclusive one. -EWOULDBLOCK: somebody else has
  * it. -ERANGE: the object is smaller than it was (nothing is held).
  */
 int32_t shma_lock_try_shared(shma_lock *lock);
 int32_t shma_lock_try_exclusive(shma_lock *lock);
 
 /*
- * Wait for the lock in the calling thread. -EINTR: a signal came, or `timeout`
+ * The same, waiting in the calling thread. -EINTR: a signal came, or `timeout`
  * nanoseconds (at least 1) are over; the caller looks at its clock and its
  * signal handlers and calls again.
  */
 int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
 
-/* Release the lock. -EPERM: it was not held. */
+/* End writing, and release the lock. -EPERM: it was not held. */
 int32_t shma_lock_release(shma_lock *lock);
 
 /*
- * Give an exclusive hold on to another writer of this process, or to its
- * readers (which never waits: no other lock can stand in the way).
+ * An exclusive lock that stays held while writers come and go: begin makes the
+ * generation odd, end makes it even. -EPERM: not held, or shared.
  */
-int32_t shma_lock_pass(shma_lock *lock);
+int32_t shma_lock_begin(shma_lock *lock);
+int32_t shma_lock_end(shma_lock *lock);
+
+/* Exclusive -> shared. Never waits: no other lock can stand in the way. */
 int32_t shma_lock_downgrade(shma_lock *lock);
 
 /* 0: not held, 1: shared, 2: exclusive; _here: if the calling thread took it, else 0. */
@@ -129,7 +132,8 @@ int32_t shma_waiter_fd(shma_lock *lock);
 int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive);
 
 /*
- * Take the result of a request that has ended: 0 the lock is held, -ECANCELED,
+ * Take the result of a request that has ended: 0 the lock is held (an exclusive
+ * one without having begun to write), -ECANCELED,
  * -ERANGE as above, or what the kernel said. -EINPROGRESS: it goes on.
  */
 int32_t shma_waiter_finish(shma_lock *lock);

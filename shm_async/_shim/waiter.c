@@ -103,6 +103,7 @@ static void *thread_main(void *argument)
     shma_waiter *waiter = argument;
     int32_t code;
 
+    (void)pthread_setname_np(pthread_self(), "shm_async"); /* for top, ps and gdb */
     (void)pthread_mutex_lock(&waiter->mutex);
     code = shma_interrupt_timer_new(&waiter->timer);
     if (code < 0) {

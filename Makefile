@@ -1,0 +1,69 @@
+# `make demo` and `make test` do all their own set-up in .venv; nothing else is needed
+# but Python 3.10 or newer with venv and headers, and a C compiler.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHIM := $(wildcard shm_async/_shim/*.[ch])
+C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
+
+.PHONY: demo test lint sanitize threads wheel-test bench clean
+
+demo: $(VENV)/test.stamp
+	$(BIN)/python examples/web_counter.py
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp $(VENV)/lint.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	for file in shm_async/_shim/*.c tests/c/*.c; do \
+	  $(CC) $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done
+
+# The whole test suite with every memory error and every undefined operation of the shim fatal.
+sanitize: $(VENV)/test.stamp
+	$(MAKE) build/sanitized.stamp
+	cd build/sanitized && \
+	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	  ../../$(BIN)/python -m pytest -p no:cacheprovider --ignore tests/test_readme.py --ignore tests/test_examples.py $(PYTEST_ARGS)
+
+# The shim's threads under ThreadSanitizer, without Python.
+threads: build/threads
+	./build/threads
+
+build/threads: tests/c/threads.c $(SHIM)
+	mkdir -p build
+	$(CC) $(C_WARNINGS) -Wno-tsan -g -O1 -fsanitize=thread -Ishm_async/_shim tests/c/threads.c shm_async/_shim/*.c -o $@ -lpthread -lrt
+
+build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
+	rm -rf build/sanitized && mkdir -p build/sanitized
+	cp -r build_ffi.py setup.py pyproject.toml README.md LICENSE shm_async tests examples build/sanitized/
+	rm -f build/sanitized/shm_async/_shim_ffi.*
+	$(BIN)/python -m pip install -q 'setuptools>=77' cffi
+	cd build/sanitized && CFLAGS="-g -O1 -fsanitize=address,undefined -fno-omit-frame-pointer" \
+	  ../../$(BIN)/python setup.py -q build_ext --inplace --force
+	touch $@
+
+# One wheel, made from the sdist, tried on every Python that is here.
+wheel-test: $(VENV)/test.stamp
+	PYTHON=$(BIN)/python tests/wheel.sh
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks/pair.py
+
+$(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info shm_async/_shim_ffi.*

@@ -1,0 +1,143 @@
+/*
+ * The waiting thread without Python, for a thread checker: requests, grants,
+ * cancels at random moments and forks, while a rival takes and releases the lock.
+ * Ends with status 0 if every request ended as it must and nobody else was ever
+ * inside with us.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <stdint.h>
+
+#include "shim.h"
+
+enum { ROUNDS = 3000, SIZE = 4096 };
+
+static atomic_int inside;
+static atomic_bool stop;
+static char path[64];
+
+static void demand(int condition, const char *what, int32_t code)
+{
+    if (!condition) {
+        (void)fprintf(stderr, "failed: %s (%d, %s)\n", what, code, strerror(-code));
+        abort();
+    }
+}
+
+static shma_lock *open_lock(int fd)
+{
+    shma_lock *lock;
+    struct stat found;
+    int32_t code;
+
+    demand(fstat(fd, &found) == 0, "fstat", -errno);
+    code = shma_lock_new(&lock, path, 1, found.st_dev, found.st_ino, SIZE, NULL, 1, 1);
+    demand(code == 0, "open the lock", code);
+    return lock;
+}
+
+static void be_inside(void)
+{
+    demand(atomic_fetch_add(&inside, 1) == 0, "two are inside", 0);
+    (void)atomic_fetch_sub(&inside, 1);
+}
+
+static void *rival(void *argument)
+{
+    shma_lock *lock = open_lock(*(int *)argument);
+    unsigned seed = 1;
+
+    while (!atomic_load(&stop)) {
+        int32_t code = shma_lock_wait(lock, 1, 1000000);
+        if (code == 0) {
+            be_inside();
+            (void)usleep((useconds_t)(rand_r(&seed) % 100));
+            (void)shma_lock_release(lock);
+            (void)usleep((useconds_t)(rand_r(&seed) % 100));
+        } else {
+            demand(code == -EINTR, "wait", code);
+        }
+    }
+    shma_lock_free(lock);
+    return NULL;
+}
+
+/* Wait for the end of a request; 1: granted, 0: called off. */
+static int finish(shma_lock *lock, int event_fd)
+{
+    struct pollfd ready = {.fd = event_fd, .events = POLLIN};
+    int32_t code;
+
+    do {
+        demand(poll(&ready, 1, 10000) == 1, "a request never ended", -errno);
+        code = shma_waiter_finish(lock);
+    } while (code == -EINPROGRESS);
+    demand(code == 0 || code == -ECANCELED, "finish", code);
+    return code == 0;
+}
+
+static void fork_once(void)
+{
+    pid_t child = fork();
+
+    demand(child >= 0, "fork", -errno);
+    if (child == 0)
+        _exit(0);
+    demand(waitpid(child, NULL, 0) == child, "waitpid", -errno);
+}
+
+int main(void)
+{
+    int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int granted = 0, called_off = 0, event_fd;
+    unsigned seed = 7;
+    pthread_t thread;
+    shma_lock *lock;
+
+    demand(fd >= 0 && ftruncate(fd, SIZE) == 0, "make an object", -errno);
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    lock = open_lock(fd);
+    event_fd = shma_waiter_fd(lock);
+    demand(event_fd >= 0, "make an eventfd", event_fd);
+    demand(pthread_create(&thread, NULL, rival, &fd) == 0, "make a thread", 0);
+    for (int round = 0; round < ROUNDS; round++) {
+        int32_t code = shma_waiter_start(lock, 1);
+
+        demand(code == 0, "start", code);
+        if (rand_r(&seed) % 2) {
+            (void)usleep((useconds_t)(rand_r(&seed) % 150));
+            (void)shma_waiter_cancel(lock);
+        }
+        if (finish(lock, event_fd)) {
+            be_inside();
+            demand(shma_lock_release(lock) == 0, "release", 0);
+            granted++;
+        } else {
+            demand(shma_lock_mode(lock) == 0, "a cancelled request holds the lock", 0);
+            called_off++;
+        }
+        if (round % 500 == 0)
+            fork_once();
+    }
+    atomic_store(&stop, 1);
+    (void)pthread_join(thread, NULL);
+    demand(shma_waiter_start(lock, 1) == 0, "start once more", 0);
+    shma_lock_free(lock); /* with a request under way */
+    demand(flock(fd, LOCK_EX | LOCK_NB) == 0, "the lock was left held", -errno);
+    (void)close(fd);
+    (void)printf("%d granted, %d called off\n", granted, called_off);
+    return granted && called_off ? 0 : 1;
+}

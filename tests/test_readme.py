@@ -1,0 +1,28 @@
+"""The README's code blocks run, in order, as one program."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_readmes_code_does_what_it_says():
+    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(README)
+    printed = io.StringIO()
+    blocks = 0
+    with contextlib.redirect_stdout(printed):
+        for example in document.examples():
+            example.evaluate()
+            blocks += 1
+    assert blocks == README.read_text().count("```python\n") >= 3
+    assert printed.getvalue().splitlines() == [
+        "counted 1",
+        "region 'readme-counters' has 4 elements of uint64, not 5: "
+        "ask for fewer, or unlink it and create it again",
+        "too late",
+        "in time",
+    ]

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# sdist -> wheel -> tests, on every supported Python that this machine has.
+# PYTHON is the one that builds. Runs from the project's root.
+set -euo pipefail
+root=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+"$PYTHON" -m pip install -q build
+"$PYTHON" -m build --outdir "$work/dist" . > "$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+wheel=$(ls "$work"/dist/*.whl)
+case $wheel in
+  *-cp310-abi3-linux_*.whl) echo "built $(basename "$wheel") from the sdist" ;;
+  *) echo "not an abi3 wheel: $wheel"; exit 1 ;;
+esac
+
+find_pythons() {
+  for version in 3.10 3.11 3.12 3.13 3.14; do
+    for candidate in "$HOME"/.pyenv/versions/$version.*/bin/python "$(command -v python$version || true)"; do
+      if [ -x "$candidate" ] && "$candidate" -c "import sys, venv, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '$version')" 2>/dev/null; then
+        echo "$candidate"
+        break
+      fi
+    done
+  done
+}
+
+mkdir "$work/away"
+cp -r tests pyproject.toml "$work/away"   # not the package: what is tested is what was installed
+for python in $(find_pythons); do
+  rm -rf "$work/venv"
+  "$python" -m venv "$work/venv"
+  "$work/venv/bin/python" -m pip install -q "$wheel[test]"
+  (cd "$work/away" && "$work/venv/bin/python" -m pytest -q -p no:cacheprovider tests \
+      --ignore tests/test_examples.py --ignore tests/test_readme.py)
+  echo "passed on $("$work/venv/bin/python" -V)"
+done
+cd "$root"
