@@ -12,7 +12,7 @@ Everything else goes the long way, through the methods of `Hold`.
 import errno
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, NoReturn
@@ -42,7 +42,7 @@ class _Done(tuple[()]):
     __await__ = tuple.__iter__
 
 
-DONE = _Done()
+DONE: Awaitable[None] = _Done()  # type: ignore[assignment]  # an iterator, not a generator
 
 
 class Hold:
@@ -98,7 +98,7 @@ class Hold:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> _Done:
+    ) -> Awaitable[None]:
         view, self._view = self._view, None
         cohort, self._at = self._at, None
         try:
@@ -176,10 +176,12 @@ class Hold:
                 self._at = seat
                 view = self._view = self._whole[:]
                 return view
-            seat.abandon()
+            busy, seat = seat, None  # never to the pool twice: two threads would share it
+            busy.abandon()
         except IndexError:
             pass  # no seat is free
         except BaseException:
+            self._at = self._view = None
             if seat is not None:
                 seat.abandon()
             raise
@@ -364,6 +366,7 @@ class WriteHold(Hold):
                         return view
                     lock_release(cohort.handle)  # another loop runs in this thread by now
             except BaseException:
+                self._at = self._view = None
                 cohort.take_back()
                 raise
         return await self._acquire()
@@ -390,6 +393,7 @@ class ReadHold(Hold):
                         return view
                     lock_release(cohort.handle)  # another loop runs in this thread by now
             except BaseException:
+                self._at = self._view = None
                 cohort.take_back()
                 raise
         return await self._acquire()

@@ -79,7 +79,10 @@ class Seat:
                 patience = min(TICK, deadline - time.monotonic_ns())
                 if patience <= 0:
                     raise LockTimeoutError(
-                        errno.ETIMEDOUT, f"no {_kind(exclusive)} lock within {timeout} s", pool.name
+                        errno.ETIMEDOUT,
+                        f"no {_kind(exclusive)} lock within {timeout} s: "
+                        "ask again, or see in /proc/locks who holds it",
+                        pool.name,
                     )
             code = lock_wait(self.handle, exclusive, patience)
         if code < 0:

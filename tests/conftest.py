@@ -18,6 +18,7 @@ LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
+OUR_PREFIXES = ("shm-async-test-", "readme-", "web-counter-", "two-processes-", "threads-and-")
 _numbers = itertools.count()
 
 
@@ -27,7 +28,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def shm_entries() -> set[str]:
-    return set(os.listdir("/dev/shm"))
+    """Entries that tests and examples make; other programs may come and go."""
+    return {entry for entry in os.listdir("/dev/shm") if entry.startswith(OUR_PREFIXES)}
 
 
 def our_descriptors() -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""The examples, run as a user runs them."""
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import shm_entries, wait_until
+
+from shm_async import Region
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Everything that it printed."""
+    try:
+        return process.communicate(timeout=50)[0]
+    except subprocess.TimeoutExpired:
+        process.terminate()  # a kill would leave its region and its server
+        pytest.fail(f"it did not end in time:\n{process.communicate()[0]}")
+
+
+def run(script: str, *arguments: str) -> str:
+    process = start(script, *arguments)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert entries_of(process) == []
+    return output
+
+
+def entries_of(process: subprocess.Popen[str]) -> list[str]:
+    return [entry for entry in shm_entries() if entry.endswith(f"-{process.pid}")]
+
+
+def rows_of(table: str) -> dict[str, str]:
+    """The cells of a table of two columns."""
+    lines = [line.split("│") for line in table.splitlines() if line.count("│") == 3]
+    return {left.strip(): right.strip() for _, left, right, _ in lines}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.timeout(60)
+def test_web_workers_count_exactly_although_clients_hang_up():
+    rows = rows_of(run("web_counter.py", "--requests", "400"))
+    assert rows["requests sent"] == "400"
+    assert rows["count in shared memory"].endswith(": EXACT")
+    assert int(rows["lock waits cancelled"]) > 0
+    assert len(rows["answers by each worker"].split(", ")) == 4
+    assert rows["a plain variable says"].endswith(": WRONG")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_web_counter_leaves_no_region_and_no_process(number: signal.Signals):
+    demo = runpy.run_path(str(EXAMPLES / "web_counter.py"))
+    process = start("web_counter.py", "--requests", "100000")
+    wait_until(lambda: entries_of(process) != [], seconds=30)
+    with Region.attach(f"web-counter-{process.pid}", readonly=True) as region:
+        wait_until(lambda: region.buffer[demo["COUNT"]] > 0, seconds=30)
+        pids = [pid for pid in region.buffer[demo["PIDS"]] if pid]
+    process.send_signal(number)
+    output = finish(process)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert entries_of(process) == []
+    assert len(pids) == 4
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.timeout(60)
+def test_two_processes_hear_what_the_other_one_says():
+    lines = run("two_processes.py").splitlines()
+    said = [line.split("says:")[1].strip() for line in lines if "says:" in line]
+    heard = [line.split("hears:")[1].strip() for line in lines if "hears:" in line]
+    assert len(heard) == 4
+    assert said[:4] == heard
+    assert len({line.split(")")[0] for line in lines if "says:" in line}) == 2  # two pids
+    assert lines[-1] == "process 1 gives up: no answer within 0.2 s"
+
+
+@pytest.mark.timeout(60)
+def test_threads_and_a_script_count_exactly_and_a_late_one_gets_a_timeout():
+    lines = run("threads_and_scripts.py").splitlines()
+    assert "10000 in total, 2000 by the child: EXACT" in lines
+    assert lines[-1].startswith("LockTimeoutError: [Errno 110] no write lock within 0.1 s")
