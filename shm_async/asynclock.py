@@ -78,7 +78,6 @@ class Cohort:
         "current_task",
         "handle",
         "idle",
-        "joined_since",
         "kept_since",
         "loop",
         "name",
@@ -104,8 +103,7 @@ class Cohort:
         self.idle = True
         self.closed = False
         self.watching = -1  # the eventfd, while the loop watches it
-        self.kept_since = 0.0  # when the kernel granted the lock, for MAX_KEEP
-        self.joined_since = 0.0  # when the first reader joined others; 0.0: none has
+        self.kept_since = 0.0  # for MAX_KEEP, see _kept_for; 0.0: not known
         self.passes = 0  # since then, for MAX_PASSES
 
     # ---- enter ----------------------------------------------------------------
@@ -121,6 +119,7 @@ class Cohort:
         if code == 0:
             self.idle = False
             self.writer = task
+            self.kept_since = 0.0
         return code
 
     def try_read(self, task: Task) -> int:
@@ -130,7 +129,7 @@ class Cohort:
             if code == 0:
                 self.idle = False
                 readers[task] = 1
-                self.joined_since = 0.0
+                self.kept_since = 0.0
             return code
         if task in readers:  # a nested read must not wait for its own task
             readers[task] += 1
@@ -142,10 +141,19 @@ class Cohort:
 
     def _may_join(self) -> bool:
         """Whether a new reader may share the lock that readers of this loop hold."""
+        return self._kept_for() < MAX_KEEP
+
+    def _kept_for(self) -> float:
+        """For how long others may have been kept out, in seconds.
+
+        An uncontended grant does not look at the clock: the first one who
+        queues or joins does.
+        """
         now = monotonic()
-        if not self.joined_since:
-            self.joined_since = now
-        return now - self.joined_since < MAX_KEEP
+        if not self.kept_since:
+            self.kept_since = now
+            self.passes = 0
+        return now - self.kept_since
 
     def _try(self, call: Callable[[LockHandle], int]) -> int:
         try:
@@ -172,6 +180,7 @@ class Cohort:
         self._refuse_to_wait_for_oneself(exclusive, task)
         if self.closed:
             raise closed(self.name)
+        self._kept_for()
         waiter = self.loop.waiter(exclusive, task)
         self.queue.append(waiter)
         self.idle = False
@@ -300,7 +309,6 @@ class Cohort:
         """Let in the readers at the head of the queue, all of them together."""
         if lock_mode(self.handle) == EXCLUSIVE:
             lock_downgrade(self.handle)
-        self.joined_since = 0.0
         while self.queue and not self.queue[0].exclusive:
             waiter = self.queue.popleft()
             if waiter.wake():
@@ -358,7 +366,7 @@ class Cohort:
     def _hand_over(self) -> None:
         """Nobody is inside any more, the lock is still ours, and somebody is queued."""
         self.passes += 1
-        if self.passes <= MAX_PASSES and monotonic() - self.kept_since < MAX_KEEP:
+        if self.passes <= MAX_PASSES and self._kept_for() < MAX_KEEP:
             lock_end(self.handle)
             self._admit()
         else:

@@ -361,6 +361,7 @@ class WriteHold(Hold):
                     if task := cohort.current_task():
                         cohort.idle = False
                         cohort.writer = task
+                        cohort.kept_since = 0.0
                         self._at = cohort
                         view = self._view = self._whole[:]
                         return view
@@ -386,7 +387,7 @@ class ReadHold(Hold):
                     if task := cohort.current_task():
                         cohort.idle = False
                         cohort.readers[task] = 1
-                        cohort.joined_since = 0.0
+                        cohort.kept_since = 0.0
                         self._task = task
                         self._at = cohort
                         view = self._view = self._whole[:]

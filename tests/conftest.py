@@ -18,7 +18,7 @@ LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
-OUR_PREFIXES = ("shm-async-test-", "readme-", "web-counter-", "two-processes-", "threads-and-")
+PREFIX = f"shm-async-test-{os.getpid()}-"
 _numbers = itertools.count()
 
 
@@ -28,8 +28,8 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 
 
 def shm_entries() -> set[str]:
-    """Entries that tests and examples make; other programs may come and go."""
-    return {entry for entry in os.listdir("/dev/shm") if entry.startswith(OUR_PREFIXES)}
+    """Entries that these tests make; other programs, and other runs, may come and go."""
+    return {entry for entry in os.listdir("/dev/shm") if entry.startswith(PREFIX)}
 
 
 def our_descriptors() -> dict[str, str]:
@@ -80,7 +80,7 @@ def nothing_is_left() -> Iterator[None]:
 @pytest.fixture
 def name() -> Iterator[str]:
     """A name that nobody else uses, removed at the end whatever it leads to."""
-    unique = f"shm-async-test-{os.getpid()}-{next(_numbers)}"
+    unique = f"{PREFIX}{next(_numbers)}"
     yield unique
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"/dev/shm/{unique}")

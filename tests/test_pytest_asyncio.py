@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from conftest import Rival
 
 from shm_async import Region
 
@@ -25,6 +26,22 @@ async def test_async_with_and_asyncio_timeouts(region: Region):
             await asyncio.wait_for(other(), 0.02)
     await asyncio.wait_for(other(), 5)
     assert region.buffer[0] == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ["read", "write"])
+async def test_a_cancel_that_comes_with_the_grant_gives_it_back(region: Region, rival: Rival, kind):
+    """The lock was handed to the task, and then, before it ran, the task was cancelled."""
+    async with region.write_lock():
+        task = asyncio.ensure_future(getattr(region, f"{kind}_lock")().acquire())
+        await asyncio.sleep(0)  # it queues
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert rival.do("try-exclusive") == "done"
+    rival.do("unlock")
+    async with region.write_lock():
+        pass
 
 
 @pytest.mark.asyncio

@@ -99,6 +99,37 @@ static void fork_once(void)
     demand(waitpid(child, NULL, 0) == child, "waitpid", -errno);
 }
 
+static void spin(unsigned rounds)
+{
+    for (volatile unsigned turn = 0; turn < rounds; turn++)
+        ;
+}
+
+/* Cancel just when the lock is granted; afterwards it must be free. */
+static void cancel_as_it_is_granted(shma_lock *lock, int event_fd, int fd)
+{
+    shma_lock *holder = open_lock(fd);
+    unsigned seed = 3;
+    int both = 0;
+
+    for (int round = 0; round < ROUNDS; round++) {
+        demand(shma_lock_try_exclusive(holder) == 0, "the lock was left held", 0);
+        demand(shma_waiter_start(lock, 1) == 0, "start", 0);
+        (void)usleep((useconds_t)(rand_r(&seed) % 200));
+        (void)shma_lock_release(holder);
+        spin((unsigned)rand_r(&seed) % 30000);
+        (void)shma_waiter_cancel(lock);
+        if (finish(lock, event_fd)) {
+            demand(shma_lock_release(lock) == 0, "release", 0);
+            both |= 1;
+        } else {
+            both |= 2;
+        }
+    }
+    demand(both == 3, "it was never a race", both);
+    shma_lock_free(holder);
+}
+
 int main(void)
 {
     int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -134,6 +165,7 @@ int main(void)
     }
     atomic_store(&stop, 1);
     (void)pthread_join(thread, NULL);
+    cancel_as_it_is_granted(lock, event_fd, fd);
     demand(shma_waiter_start(lock, 1) == 0, "start once more", 0);
     shma_lock_free(lock); /* with a request under way */
     demand(flock(fd, LOCK_EX | LOCK_NB) == 0, "the lock was left held", -errno);
