@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import shm_entries, wait_until
+from conftest import wait_until
 
 from shm_async import Region
 
@@ -43,7 +43,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 def entries_of(process: subprocess.Popen[str]) -> list[str]:
-    return [entry for entry in shm_entries() if entry.endswith(f"-{process.pid}")]
+    return [entry for entry in os.listdir("/dev/shm") if entry.endswith(f"-{process.pid}")]
 
 
 def rows_of(table: str) -> dict[str, str]:
@@ -75,12 +75,14 @@ def test_web_workers_count_exactly_although_clients_hang_up():
 def test_an_interrupted_web_counter_leaves_no_region_and_no_process(number: signal.Signals):
     demo = runpy.run_path(str(EXAMPLES / "web_counter.py"))
     process = start("web_counter.py", "--requests", "100000")
-    wait_until(lambda: entries_of(process) != [], seconds=30)
-    with Region.attach(f"web-counter-{process.pid}", readonly=True) as region:
-        wait_until(lambda: region.buffer[demo["COUNT"]] > 0, seconds=30)
-        pids = [pid for pid in region.buffer[demo["PIDS"]] if pid]
-    process.send_signal(number)
-    output = finish(process)
+    try:
+        wait_until(lambda: entries_of(process) != [], seconds=20)
+        with Region.attach(f"web-counter-{process.pid}", readonly=True) as region:
+            wait_until(lambda: region.buffer[demo["COUNT"]] > 0, seconds=20)
+            pids = [pid for pid in region.buffer[demo["PIDS"]] if pid]
+    finally:
+        process.send_signal(number)
+        output = finish(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output
     assert entries_of(process) == []
