@@ -5,7 +5,9 @@ from pathlib import Path
 from cffi import FFI
 
 SHIM = "shm_async/_shim"  # relative, as sdist and wheel builds want it
-SOURCES = [f"{SHIM}/{name}.c" for name in ("interrupt", "segment", "mapping", "flock", "waiter")]
+SOURCES = [
+    f"{SHIM}/{name}.c" for name in ("interrupt", "segment", "mapping", "gate", "flock", "waiter")
+]
 HEADERS = [f"{SHIM}/{name}.h" for name in ("shim", "lock", "interrupt")]
 
 ffibuilder = FFI()

@@ -30,16 +30,19 @@ __all__ = [
     "control_from_bytes",
     "control_generation",
     "control_to_bytes",
+    "gate_hint",
     "lock_begin",
     "lock_bind",
     "lock_downgrade",
     "lock_end",
+    "lock_give_up",
     "lock_memory",
     "lock_mode",
     "lock_mode_here",
     "lock_open",
     "lock_release",
     "lock_try_exclusive",
+    "lock_try_nested",
     "lock_try_shared",
     "lock_wait",
     "map_memory",
@@ -70,6 +73,8 @@ NULL_LOCK: LockHandle = ffi.NULL
 
 lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
 lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
+lock_try_nested: Callable[[LockHandle], int] = lib.shma_lock_try_nested
+lock_give_up: Callable[[LockHandle], None] = lib.shma_lock_give_up
 lock_wait: Callable[[LockHandle, bool, int], int] = lib.shma_lock_wait
 lock_release: Callable[[LockHandle], int] = lib.shma_lock_release
 lock_begin: Callable[[LockHandle], int] = lib.shma_lock_begin
@@ -129,6 +134,13 @@ def memory_of(address: Address, size: int) -> memoryview:
 def control_at(address: Address, offset: int) -> Control:
     """The control page at `offset` bytes; does not keep the range mapped."""
     return ffi.cast("shma_control *", ffi.cast("char *", address) + offset)
+
+
+def gate_hint(address: Address, offset: int) -> memoryview:
+    """The gate's hint in the control page at `offset`, as one unsigned int; keeps it mapped."""
+    size = offset + CONTROL_SIZE
+    start = offset + ffi.offsetof("shma_control", "gate")
+    return memoryview(ffi.buffer(address, size))[start : start + 4].cast("I").toreadonly()
 
 
 def control_from_bytes(page: bytes) -> Control:

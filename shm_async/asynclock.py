@@ -4,11 +4,13 @@ All coroutines of a loop share one OFD and decide among themselves, in one FIFO,
 who of them is inside; the kernel decides between cohorts, threads and
 processes. The protocol:
 
-* **Enter.** With the cohort idle, try flock without waiting: one call, no await.
-  A reader joins readers that are inside if nobody is queued. Everyone else queues.
+* **Enter.** With the cohort idle and nobody at the gate, try flock without waiting: one
+  call, no await. A reader joins readers that are inside if nobody is queued or at the
+  gate. Everyone else queues.
 * **Ask.** When nobody is inside and somebody is queued, the waiting thread (in C)
   is asked to get the lock for the head of the queue. At most one request is
-  under way. It blocks in flock and reports by an eventfd that the loop watches.
+  under way. It goes through the gate (gate.c), blocks in flock and reports by an
+  eventfd that the loop watches.
 * **Admit.** The lock being the cohort's and nobody inside, the head of the queue goes
   in: one writer, or all readers up to the next writer.
 * **Leave.** The last one out hands the lock to the queue without the kernel, for a
@@ -50,8 +52,12 @@ from .loops import NO_TASK, Loop, Task, Waiter
 MAX_PASSES = 64
 
 #: Seconds for which a cohort may keep the kernel's lock while others could be waiting:
-#: the bound where holds are long, and what keeps a stream of readers from going on forever.
+#: the bound where holds are long.
 MAX_KEEP = 0.002
+
+#: Seconds for which readers may go on joining readers while nobody is seen at the gate:
+#: for the sake of programs that use flock without the gate, and cannot be seen.
+MAX_SHARE = 0.05
 
 EXCLUSIVE = 2  # of lock_mode
 
@@ -76,6 +82,7 @@ class Cohort:
         "asking",
         "closed",
         "current_task",
+        "gate",
         "handle",
         "idle",
         "kept_since",
@@ -96,6 +103,7 @@ class Cohort:
         self.current_task = loop.current_task
         self.thread = get_ident()
         self.name = opener.mapping.name
+        self.gate = opener.gate  # gate[0]: somebody of another process or thread waits there
         self.writer: Task = NOBODY
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
@@ -141,7 +149,9 @@ class Cohort:
 
     def _may_join(self) -> bool:
         """Whether a new reader may share the lock that readers of this loop hold."""
-        return self._kept_for() < MAX_KEEP
+        if self.gate is None:
+            return self._kept_for() < MAX_KEEP
+        return not self.gate[0] and self._kept_for() < MAX_SHARE
 
     def _kept_for(self) -> float:
         """For how long others may have been kept out, in seconds.

@@ -24,7 +24,7 @@ class Opener:
     that a forked child may keep it without keeping a lock.
     """
 
-    __slots__ = ("control", "fd", "identity", "mapping", "readable", "writable")
+    __slots__ = ("control", "fd", "gate", "identity", "mapping", "readable", "writable")
 
     def __init__(
         self,
@@ -37,7 +37,8 @@ class Opener:
         self.fd = fd
         self.identity = identity  # st_dev, st_ino: a closed fd may be another object's by now
         self.mapping = mapping
-        self.control = None if mapping.readonly else control  # we mark it, or we may not
+        self.control = control
+        self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 

@@ -222,6 +222,8 @@ class Hold:
         entered = False
         try:
             code, seat = self._try_seat()
+            if code == BUSY and not self.exclusive and self._region._reads_here():
+                code = seat.try_nested()
             if code == BUSY:
                 if not may_wait:
                     raise self._would_block()

@@ -32,6 +32,10 @@ class Mapping:
         """The control page at the end of it; valid as long as this mapping is."""
         return _native.control_at(self.address, self.size - _native.CONTROL_SIZE)
 
+    def gate_hint(self) -> memoryview:
+        """The gate's hint in that control page; keeps it mapped."""
+        return _native.gate_hint(self.address, self.size - _native.CONTROL_SIZE)
+
     def lock_memory(self) -> None:
         """Keep every page in memory once it has been touched (mlock2 with MLOCK_ONFAULT).
 

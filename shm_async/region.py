@@ -411,6 +411,13 @@ class Region:
                 del self._cohorts[native]
                 cohort.close()
 
+    def _reads_here(self) -> bool:
+        """Whether this thread, or its event loop, has a lock that a reader may share."""
+        here = get_ident()
+        return self._pool.held_here(exclusive_only=False) or any(
+            cohort.thread == here and cohort.readers for cohort in list(self._cohorts.values())
+        )
+
     def _refuse_to_wait_for_oneself(self, exclusive: bool) -> None:
         """Raise RuntimeError if the lock is held by this very thread, which is about to block."""
         here = get_ident()

@@ -9,10 +9,11 @@ import time
 
 from ._native import (
     INTERRUPTED,
-    lock_mode,
+    lock_give_up,
     lock_mode_here,
     lock_release,
     lock_try_exclusive,
+    lock_try_nested,
     lock_try_shared,
     lock_wait,
 )
@@ -41,6 +42,10 @@ class Seat:
         """Take the lock if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
         return lock_try_exclusive(self.handle) if exclusive else lock_try_shared(self.handle)
 
+    def try_nested(self) -> int:
+        """Share the lock past the gate, for a thread that shares it already."""
+        return lock_try_nested(self.handle)
+
     def leave(self, _exclusive: bool, _task: object) -> None:
         """Release the lock and go back to the pool."""
         code = FORKED
@@ -55,8 +60,7 @@ class Seat:
 
     def abandon(self) -> None:
         """Go back to the pool, whether the attempt to lock had succeeded or not."""
-        if lock_mode(self.handle):
-            lock_release(self.handle)
+        lock_give_up(self.handle)
         self.pool.free.append(self)
         if self.extra:
             self.pool.tidy()

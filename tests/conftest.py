@@ -97,13 +97,17 @@ class Rival:
     """Another process that locks the same object with flock(2) and knows nothing of us."""
 
     PROGRAM = """
-import fcntl, os, sys
+import fcntl, os, struct, sys
 fd = os.open(sys.argv[1], os.O_RDWR)
 print("ready", flush=True)
 for line in sys.stdin:
     word, *arguments = line.split()
     if word == "truncate":
         os.ftruncate(fd, int(arguments[0]))
+    elif word == "gate":
+        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", 1, 0, 1 << 62, 1, 0))  # F_OFD_SETLK, F_WRLCK
+    elif word == "leave":
+        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", 2, 0, 1 << 62, 1, 0))  # F_UNLCK
     else:
         try:
             fcntl.flock(fd, {"shared": 1, "exclusive": 2, "unlock": 8,

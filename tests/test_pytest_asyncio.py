@@ -23,7 +23,7 @@ async def test_async_with_and_asyncio_timeouts(region: Region):
                 pass
 
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(other(), 0.02)
+            await asyncio.wait_for(asyncio.ensure_future(other()), 0.02)
     await asyncio.wait_for(other(), 5)
     assert region.buffer[0] == 1
 

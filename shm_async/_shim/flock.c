@@ -70,6 +70,7 @@ static void in_child(void)
             (void)close(lock->fd); /* never LOCK_UN: that would free the parent's lock */
         lock->fd = -1;
         lock->mode = 0;
+        lock->at_gate = 0;
     }
     shma_registry_release();
 }
@@ -128,6 +129,7 @@ int32_t shma_lock_new(shma_lock **out, const char *path, int32_t writable, uint6
     lock = calloc(1, sizeof *lock);
     if (!lock)
         return -ENOMEM;
+    lock->writable = writable;
     lock->size = size;
     lock->control = control;
     lock->pid = pid;
@@ -182,29 +184,63 @@ void shma_lock_bind(shma_lock *lock)
     lock->taker = pthread_self();
 }
 
-int32_t shma_lock_entered(shma_lock *lock, int32_t mode)
+int32_t shma_lock_whole(const shma_lock *lock)
 {
     off_t size = lseek(lock->fd, 0, SEEK_END); /* a fifth of what fstat costs */
-    int32_t code = size < 0 ? -errno : size < lock->size ? -ERANGE : 0;
 
-    if (code < 0) {
-        (void)flock(lock->fd, LOCK_UN);
-        return code;
-    }
+    return size < 0 ? -errno : size < lock->size ? -ERANGE : 0;
+}
+
+/* flock(2) gave us `mode`. */
+static void entered(shma_lock *lock, int32_t mode)
+{
     lock->mode = mode;
     lock->taker = pthread_self();
+}
+
+int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
+{
+    int32_t code = shma_lock_whole(lock);
+
+    if (code < 0)
+        (void)flock(lock->fd, LOCK_UN);
+    else
+        entered(lock, mode);
+    return code;
+}
+
+static int32_t try_flock(shma_lock *lock, int32_t mode)
+{
+    if (flock(lock->fd, mode | LOCK_NB) < 0)
+        return -errno;
+    entered(lock, mode);
     return 0;
+}
+
+/* Nobody stands at the gate while we do: either the hint was wrong, or we are busy. */
+static int32_t try_through_gate(shma_lock *lock, int32_t mode)
+{
+    int32_t code = shma_gate_enter(lock, 0);
+
+    if (code == 0) {
+        code = try_flock(lock, mode);
+        shma_gate_leave(lock);
+    }
+    return code;
 }
 
 static int32_t try_lock(shma_lock *lock, int32_t mode)
 {
+    int32_t code;
+
     if (!lock)
         return -EBADF;
     if (lock->bound && !pthread_equal(lock->taker, pthread_self()))
         return -EWOULDBLOCK;
-    if (flock(lock->fd, mode | LOCK_NB) < 0)
-        return -errno;
-    return shma_lock_entered(lock, mode);
+    code = shma_lock_whole(lock); /* before the hint is read from what may be gone */
+    if (code < 0)
+        return code;
+    return shma_gate_is_taken(lock) ? try_through_gate(lock, mode) : try_flock(lock, mode);
 }
 
 int32_t shma_lock_try_shared(shma_lock *lock) { return try_lock(lock, LOCK_SH); }
@@ -218,8 +254,23 @@ int32_t shma_lock_try_exclusive(shma_lock *lock)
     return code;
 }
 
-/* flock that the calling thread's timer interrupts from `timeout` ns on. */
-static int32_t flock_until(int fd, int32_t mode, int64_t timeout)
+int32_t shma_lock_try_nested(shma_lock *lock)
+{
+    int32_t code = lock ? shma_lock_whole(lock) : -EBADF;
+
+    return code < 0 ? code : try_flock(lock, LOCK_SH);
+}
+
+void shma_lock_give_up(shma_lock *lock)
+{
+    if (!lock || lock->fd < 0)
+        return;
+    shma_gate_leave(lock);
+    (void)shma_lock_release(lock);
+}
+
+/* Wait until the calling thread's timer interrupts, from `timeout` ns on. */
+static int32_t wait_until(shma_lock *lock, int32_t mode, int64_t timeout)
 {
     timer_t timer;
     int32_t code = shma_interrupt_timer_new(&timer);
@@ -227,8 +278,8 @@ static int32_t flock_until(int fd, int32_t mode, int64_t timeout)
     if (code < 0)
         return code;
     code = shma_interrupt_timer_arm(timer, timeout);
-    if (code == 0 && flock(fd, mode) < 0)
-        code = -errno;
+    if (code == 0)
+        code = shma_gate_wait(lock, mode);
     (void)timer_delete(timer);
     return code;
 }
@@ -249,10 +300,12 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
     code = -pthread_sigmask(SIG_UNBLOCK, &ours, &before); /* the thread may block them all */
     if (code < 0)
         return code;
-    code = flock_until(lock->fd, mode, timeout);
+    if (!lock->at_gate && timeout > SHMA_GATE_PATIENCE_NS)
+        timeout = SHMA_GATE_PATIENCE_NS;
+    code = wait_until(lock, mode, timeout);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (code == 0)
-        code = shma_lock_entered(lock, mode);
+        code = shma_lock_granted(lock, mode);
     if (code == 0 && exclusive)
         begin_write(lock);
     return code;

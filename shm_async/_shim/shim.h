@@ -31,7 +31,7 @@ typedef struct {
     uint64_t writer_start;    /* 136  like creator_start, of the last writer     */
     uint32_t writer_pid;      /* 144  of the last writer                         */
     uint8_t pad1[44];
-    uint32_t waiters;         /* 192  processes that wait for the lock: a hint   */
+    uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
     uint32_t watchers;        /* 196  processes that want to hear of changes     */
     uint8_t pad2[3896];
 } shma_control;
@@ -68,7 +68,7 @@ typedef struct shma_lock shma_lock;
 /*
  * Open a lock: a new OFD of the object with that identity, to which `path` must
  * lead (-ESTALE if it does not). `size` is what must be there at every grant. `control` may be NULL; else its generation is marked by every
- * exclusive hold, so the mapping must outlive the lock's last release.
+ * exclusive hold and its gate is watched, so the mapping must outlive the lock.
  * `pid` and `start` say who we are. The caller frees *lock.
  *
  * A fork closes the descriptor in the child, without LOCK_UN: the child holds
@@ -87,18 +87,28 @@ void shma_lock_free(shma_lock *lock);
 
 /*
  * Take the lock if it is free, without waiting, and begin to write if it is the
- * exclusive one. -EWOULDBLOCK: somebody else has
- * it. -ERANGE: the object is smaller than it was (nothing is held).
+ * exclusive one. -EWOULDBLOCK: somebody else has it, or waits for it at the gate.
+ * -ERANGE: the object is smaller than it was (nothing is held).
  */
 int32_t shma_lock_try_shared(shma_lock *lock);
 int32_t shma_lock_try_exclusive(shma_lock *lock);
 
 /*
- * The same, waiting in the calling thread. -EINTR: a signal came, or `timeout`
- * nanoseconds (at least 1) are over; the caller looks at its clock and its
- * signal handlers and calls again.
+ * Share the lock past whoever waits at the gate: for who shares it already through
+ * another OFD, and must not wait for one who waits for him.
+ */
+int32_t shma_lock_try_nested(shma_lock *lock);
+
+/*
+ * Wait for the lock in the calling thread, through the gate, and begin to write if
+ * it is the exclusive one. -EINTR: a signal came, or `timeout` nanoseconds (at least 1) are over;
+ * the caller looks at its clock and its signal handlers, and calls again or
+ * gives up.
  */
 int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
+
+/* Be neither at the gate nor inside, whatever an interrupted attempt got to. */
+void shma_lock_give_up(shma_lock *lock);
 
 /* End writing, and release the lock. -EPERM: it was not held. */
 int32_t shma_lock_release(shma_lock *lock);

@@ -12,9 +12,9 @@
 #include "lock.h"
 
 /*
- * The waiting thread of one lock: it blocks in flock(2) so that an event loop
- * need not, and tells by an eventfd that a request has ended. It touches
- * the descriptor and nothing else: not the mapping, not Python.
+ * The waiting thread of one lock: it stands at the gate and blocks in flock(2) so
+ * that an event loop need not, and tells by an eventfd that a request has ended. It
+ * needs the descriptor and the gate's hint, nothing else: not the data, not Python.
  *
  * A request goes IDLE -> ASKED -> BLOCKED -> ENDED -> IDLE. The loop moves it
  * out of IDLE and ENDED, the thread out of ASKED and BLOCKED.
@@ -23,7 +23,7 @@ enum state { IDLE, ASKED, BLOCKED, ENDED };
 enum thread { NONE, RUNNING, LEFT };
 
 struct shma_waiter {
-    int32_t fd;              /* the lock's OFD; never closed while a thread runs */
+    shma_lock *lock;         /* its descriptor is never closed while a thread runs */
     int32_t event_fd;
     pthread_cond_t changed;  /* signalled on ASKED, on quit and on LEFT */
     pthread_mutex_t mutex;   /* guards all that follows */
@@ -56,24 +56,38 @@ static struct timespec from_now(long milliseconds)
 
 /* ---- the waiting thread ------------------------------------------------------ */
 
+/* Who queues at the gate looks around from time to time. The mutex is held. */
+static int32_t approach(shma_waiter *waiter)
+{
+    int32_t code = shma_gate_enter(waiter->lock, 0);
+
+    if (code == -EWOULDBLOCK)
+        code = shma_interrupt_timer_arm(waiter->timer, SHMA_GATE_PATIENCE_NS);
+    return code;
+}
+
 /* Block until the request is granted, called off or refused. The mutex is held. */
 static int32_t serve(shma_waiter *waiter)
 {
-    while (!waiter->cancelled) {
-        int32_t code, mode = waiter->mode;
+    int32_t code = 0;
 
+    while (!waiter->cancelled) {
+        int32_t mode = waiter->mode;
+
+        code = waiter->lock->at_gate ? 0 : approach(waiter);
+        if (code < 0)
+            break;
         (void)pthread_mutex_unlock(&waiter->mutex);
-        code = flock(waiter->fd, mode) < 0 ? -errno : 0;
+        code = shma_gate_wait(waiter->lock, mode);
         (void)pthread_mutex_lock(&waiter->mutex);
-        if (code == -EINTR)
-            continue;
-        if (!waiter->cancelled)
-            return code;
-        if (code == 0)
-            (void)flock(waiter->fd, LOCK_UN); /* won all the same: nobody wants it */
+        (void)shma_interrupt_timer_disarm(waiter->timer);
+        if (code == 0 && waiter->cancelled)
+            (void)flock(waiter->lock->fd, LOCK_UN); /* won all the same: nobody wants it */
+        else if (code != -EINTR)
+            break;
     }
-    (void)shma_interrupt_timer_disarm(waiter->timer);
-    return -ECANCELED;
+    shma_gate_leave(waiter->lock);
+    return waiter->cancelled ? -ECANCELED : code;
 }
 
 static void report(shma_waiter *waiter, int32_t result)
@@ -185,7 +199,7 @@ static int32_t waiter_new(shma_lock *lock)
 
     if (!waiter)
         return -ENOMEM;
-    waiter->fd = lock->fd;
+    waiter->lock = lock;
     code = init_sync(waiter);
     if (code == 0) {
         shma_registry_acquire(); /* a fork between these two would leak the eventfd */
@@ -304,7 +318,7 @@ int32_t shma_waiter_finish(shma_lock *lock)
         waiter->state = IDLE;
     }
     (void)pthread_mutex_unlock(&waiter->mutex);
-    return result == 0 ? shma_lock_entered(lock, waiter->mode) : result;
+    return result == 0 ? shma_lock_granted(lock, waiter->mode) : result;
 }
 
 int32_t shma_waiter_cancel(shma_lock *lock)
