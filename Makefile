@@ -51,8 +51,12 @@ build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
 wheel-test: $(VENV)/test.stamp
 	PYTHON=$(BIN)/python tests/wheel.sh
 
+# What the lock costs, as ratios where a ratio says more: see each program's docstring.
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks/pair.py
+	$(BIN)/python benchmarks/cancel.py
+	$(BIN)/python benchmarks/flood.py
+	$(BIN)/python benchmarks/crowd.py
 
 $(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'

@@ -1,0 +1,365 @@
+"""The cohort against a simple reference, without a kernel: hypothesis looks for a bad order.
+
+The kernel, the waiting thread, the event loop and the clock are stand-ins that do one step when
+told to. So every interleaving of arrivals, grants, cancels, leaves and a close can come up.
+"""
+
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from shm_async import RegionClosedError, asynclock
+from shm_async._native import BUSY, CALLED_OFF, NOT_YET
+
+FREE, SHARED, EXCLUSIVE = 0, 1, 2
+
+
+class Kernel:
+    """One OFD of ours and one of a rival; the request of the waiting thread."""
+
+    def __init__(self) -> None:
+        self.mode = self.rival = FREE
+        self.writing = False
+        self.request: int | None = None
+        self.cancelled = False
+        self.ended: int | None = None
+
+    def grants(self, mode: int) -> bool:
+        return self.rival == FREE or mode == self.rival == SHARED
+
+    def step(self) -> None:
+        """The waiting thread gets as far as it can."""
+        if self.request is None or self.ended is not None:
+            return
+        if self.cancelled:
+            self.ended = CALLED_OFF
+        elif self.grants(self.request):
+            self.mode, self.ended = self.request, 0
+
+    # what asynclock calls
+
+    def bind(self) -> None:
+        pass
+
+    def take(self, mode: int) -> int:
+        assert self.mode == FREE
+        assert self.request is None, "the OFD is the waiting thread's"
+        if not self.grants(mode):
+            return BUSY
+        self.mode = mode
+        self.writing = mode == EXCLUSIVE
+        return 0
+
+    def release(self) -> int:
+        assert self.mode != FREE
+        assert self.request is None
+        self.mode, self.writing = FREE, False
+        return 0
+
+    def begin(self) -> int:
+        assert self.mode == EXCLUSIVE
+        self.writing = True
+        return 0
+
+    def end(self) -> int:
+        self.writing = False
+        return 0
+
+    def downgrade(self) -> int:
+        assert self.mode == EXCLUSIVE
+        self.mode, self.writing = SHARED, False
+        return 0
+
+    def start(self, exclusive: bool) -> int:
+        assert self.mode == FREE
+        assert self.request is None
+        self.request, self.cancelled = EXCLUSIVE if exclusive else SHARED, False
+        return 0
+
+    def cancel(self) -> int:
+        if self.ended == 0:
+            return 1
+        self.cancelled = True
+        return 0
+
+    def finish(self) -> int:
+        if self.ended is None:
+            return NOT_YET
+        result, self.ended, self.request = self.ended, None, None
+        return result
+
+
+class Waiter:
+    """A task that is parked; the machine resumes it when it was woken."""
+
+    def __init__(self, exclusive: bool, task: object) -> None:
+        self.exclusive, self.task = exclusive, task
+        self.granted = self.woken = self.cancelled = False
+        self.error: Exception | None = None
+
+    def __await__(self):
+        yield
+
+    async def wait(self) -> None:
+        await self
+
+    def wake(self) -> bool:
+        if self.cancelled or self.woken:
+            return False
+        self.woken = True
+        return True
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.callback = None
+        self.waiters: dict[object, Waiter] = {}
+
+    def current_task(self) -> None:
+        return None
+
+    def waiter(self, exclusive: bool, task: object) -> Waiter:
+        waiter = self.waiters[task] = Waiter(exclusive, task)
+        return waiter
+
+    def watch(self, _fd: int, callback) -> None:
+        self.callback = callback
+
+    def unwatch(self, _fd: int) -> None:
+        self.callback = None
+
+
+class Task:
+    def __init__(self, exclusive: bool) -> None:
+        self.exclusive = exclusive
+        self.state = "new"
+        self.coroutine = None
+
+
+class Cancelled(BaseException):
+    pass
+
+
+class CohortMachine(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.now = 1.0
+        stand_ins = {
+            "lock_bind": Kernel.bind,
+            "lock_try_shared": lambda kernel: kernel.take(SHARED),
+            "lock_try_exclusive": lambda kernel: kernel.take(EXCLUSIVE),
+            "lock_release": Kernel.release,
+            "lock_begin": Kernel.begin,
+            "lock_end": Kernel.end,
+            "lock_downgrade": Kernel.downgrade,
+            "lock_mode": lambda kernel: kernel.mode,
+            "waiter_fd": lambda kernel, name: 99,
+            "waiter_start": Kernel.start,
+            "waiter_cancel": Kernel.cancel,
+            "waiter_finish": Kernel.finish,
+            "monotonic": lambda: self.now,
+            "NULL_LOCK": Kernel(),
+        }
+        self.patches = mock.patch.multiple(asynclock, **stand_ins)
+        self.patches.start()
+        self.kernel, self.loop, self.gate = Kernel(), Loop(), [0]
+        opener = SimpleNamespace(
+            open=lambda: self.kernel, gate=self.gate, mapping=SimpleNamespace(name="x")
+        )
+        self.cohort = asynclock.Cohort(opener, self.loop)
+        self.queue: list[Task] = []  # the reference: who waits, in order
+        self.inside: list[Task] = []
+        self.doomed: list[Task] = []  # of the queue: cancelled, but have not run yet
+        self.closed = False
+
+    def teardown(self) -> None:
+        if not hasattr(self, "patches"):
+            return
+        try:
+            self.everybody_gets_in_and_out()
+        finally:
+            self.patches.stop()
+
+    # ---- what tasks do ----------------------------------------------------------
+
+    def resume(self, task: Task, error: BaseException | None = None) -> None:
+        """Run a task until it waits, is inside, or has failed."""
+        try:
+            task.coroutine.throw(error) if error else task.coroutine.send(None)
+        except StopIteration:
+            self.entered(task)
+        except Cancelled:
+            task.state = "cancelled"
+        except RegionClosedError:
+            assert self.closed
+            task.state = "refused"
+
+    def entered(self, task: Task) -> None:
+        task.state = "inside"
+        self.inside.append(task)
+
+    @precondition(lambda self: not self.closed)
+    @rule(exclusive=st.booleans())
+    def arrive(self, exclusive: bool) -> None:
+        task = Task(exclusive)
+        code = self.cohort.try_enter(exclusive, task)
+        if code == 0:
+            assert not self.waiting(), "a newcomer passed the queue"
+            self.entered(task)
+        else:
+            assert code == BUSY
+            self.queue.append(task)
+            task.state = "waiting"
+            task.coroutine = self.cohort.enter(exclusive, task)
+            self.resume(task)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.inside))
+        self.inside.remove(task)
+        self.cohort.leave(task.exclusive, task)
+        self.wake_up()
+
+    def waiting(self) -> list[Task]:
+        return [task for task in self.queue if task not in self.doomed]
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.waiting()))
+        self.loop.waiters[task].cancelled = True
+        self.doomed.append(task)
+
+    @precondition(lambda self: self.doomed)
+    @rule()
+    def a_cancelled_task_runs(self) -> None:
+        task = self.doomed.pop()
+        self.queue.remove(task)
+        self.resume(task, Cancelled())
+        self.wake_up()
+
+    @precondition(lambda self: len(self.queue) > 0 and self.inside)
+    @rule(data=st.data())
+    def leave_and_cancel_before_anybody_runs(self, data: st.DataObject) -> None:
+        """A grant and a cancel of the same task in one turn of the loop."""
+        task = data.draw(st.sampled_from(self.inside))
+        self.inside.remove(task)
+        self.cohort.leave(task.exclusive, task)
+        for each in [each for each in self.queue if self.loop.waiters[each].granted]:
+            if data.draw(st.booleans()):
+                self.queue.remove(each)
+                self.resume(each, Cancelled())
+        self.wake_up()
+
+    def wake_up(self) -> None:
+        """Run whoever was woken, in the order of the queue."""
+        progress = True
+        while progress:
+            woken = [task for task in self.queue if self.loop.waiters[task].woken]
+            progress = bool(woken)
+            for task in woken:
+                position = self.queue.index(task)
+                ahead = [each for each in self.queue[:position] if each not in self.doomed]
+                if not self.closed:
+                    assert not (task.exclusive and ahead), "a writer overtook"
+                    assert not any(each.exclusive for each in ahead), "a reader overtook a writer"
+                self.queue.remove(task)
+                self.resume(task)
+
+    # ---- what the others do -------------------------------------------------------
+
+    @rule(mode=st.sampled_from([SHARED, EXCLUSIVE]))
+    def rival_tries(self, mode: int) -> None:
+        ours = self.kernel.mode
+        if self.kernel.rival == FREE and (ours == FREE or ours == mode == SHARED):
+            self.kernel.rival = mode
+
+    @rule()
+    def rival_leaves(self) -> None:
+        self.kernel.rival = FREE
+
+    @rule()
+    def waiting_thread_runs(self) -> None:
+        self.kernel.step()
+
+    @precondition(lambda self: self.kernel.ended is not None and self.loop.callback)
+    @rule()
+    def loop_hears_of_it(self) -> None:
+        self.loop.callback()
+        self.wake_up()
+
+    @rule(seconds=st.sampled_from([0.0001, 0.003, 0.06]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def somebody_comes_to_the_gate_or_goes(self) -> None:
+        self.gate[0] = 1 - self.gate[0]
+
+    @precondition(lambda self: not self.closed)
+    @rule(really=st.integers(0, 9))
+    def close(self, really: int) -> None:
+        if really == 0:
+            self.closed = True
+            self.cohort.close()
+            self.wake_up()
+
+    # ---- what must be so at any time -------------------------------------------------
+
+    @invariant()
+    def the_cohort_says_what_is_so(self) -> None:
+        if not hasattr(self, "cohort"):
+            return
+        writers = [task for task in self.inside if task.exclusive]
+        assert not writers or len(self.inside) == 1, "a writer is not alone"
+        cohort, kernel = self.cohort, self.kernel
+        assert cohort.writer is (writers[0] if writers else None)
+        assert set(cohort.readers) == set(self.inside) - set(writers)
+        queued = [waiter.task for waiter in cohort.queue]
+        assert [task for task in queued if task not in self.doomed] == self.waiting()
+        assert cohort.idle == (not (self.inside or queued or cohort.asking or self.closed))
+        assert kernel.writing == bool(writers)
+        if self.inside:
+            assert kernel.mode == (EXCLUSIVE if writers else SHARED)
+            assert kernel.rival == FREE or kernel.mode == kernel.rival == SHARED
+            assert not cohort.asking
+        elif not self.closed:
+            assert cohort.asking == (kernel.request is not None)
+            assert cohort.asking or kernel.mode == FREE, "held, and nobody is inside"
+        if self.waiting():
+            assert self.inside or cohort.asking, "nobody will ever wake them"
+
+    def everybody_gets_in_and_out(self) -> None:
+        """Left to themselves, all who wait get in."""
+        self.kernel.rival = FREE
+        while self.doomed:
+            self.a_cancelled_task_runs()
+        for _ in range(2 * len(self.queue) + 4):
+            while self.inside:
+                task = self.inside.pop()
+                self.cohort.leave(task.exclusive, task)
+                self.wake_up()
+                self.the_cohort_says_what_is_so()
+            self.kernel.step()
+            if self.kernel.ended is not None and self.loop.callback:
+                self.loop.callback()
+                self.wake_up()
+        assert not self.inside
+        assert not self.queue
+        assert self.closed or self.cohort.idle
+        assert self.closed or self.kernel.mode == FREE
+
+
+CohortMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestCohort = pytest.mark.timeout(120)(CohortMachine.TestCase)
