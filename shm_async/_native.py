@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 from functools import partial
+from mmap import mmap
 from typing import Any, TypeAlias
 
 from ._shim_ffi import ffi, lib
@@ -18,19 +19,20 @@ __all__ = [
     "CALLED_OFF",
     "CONTROL_SIZE",
     "FORKED",
+    "GATE_HINT",
     "INTERRUPTED",
     "NOT_YET",
-    "NULL_LOCK",
     "SHRUNK",
     "Address",
     "Control",
+    "LockCloser",
     "LockHandle",
+    "address_of",
     "check",
     "control_at",
     "control_from_bytes",
     "control_generation",
     "control_to_bytes",
-    "gate_hint",
     "lock_begin",
     "lock_bind",
     "lock_downgrade",
@@ -45,8 +47,7 @@ __all__ = [
     "lock_try_nested",
     "lock_try_shared",
     "lock_wait",
-    "map_memory",
-    "memory_of",
+    "place",
     "reserve",
     "waiter_cancel",
     "waiter_fd",
@@ -54,9 +55,10 @@ __all__ = [
     "waiter_start",
 ]
 
-Address: TypeAlias = Any  #: an address range, unmapped when the last reference dies
+Address: TypeAlias = Any  #: an address range; keeps it mapped
 Control: TypeAlias = Any  #: a ``shma_control *``
-LockHandle: TypeAlias = Any  #: a ``shma_lock *``, freed when the last reference dies
+LockHandle: TypeAlias = Any  #: a ``shma_lock *``, its memory ours
+LockCloser: TypeAlias = Any  #: closes a lock when the last reference dies
 
 # what the lock's functions return
 BUSY = -errno.EWOULDBLOCK
@@ -67,9 +69,7 @@ NOT_YET = -errno.EINPROGRESS
 SHRUNK = -errno.ERANGE
 
 CONTROL_SIZE: int = ffi.sizeof("shma_control")
-
-#: The lock that is no more: every call on it returns FORKED.
-NULL_LOCK: LockHandle = ffi.NULL
+GATE_HINT: int = ffi.offsetof("shma_control", "gate")
 
 lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
 lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
@@ -109,15 +109,14 @@ def reserve(fd: int, size: int, name: str) -> None:
     check(code, f"reserve {size} bytes", name)
 
 
-def map_memory(fd: int, size: int, *, writable: bool, name: str) -> Address:
-    """Map the first `size` bytes of `fd`; unmapped when the last reference dies."""
-    out = ffi.new("void **")
-    check(lib.shma_mapping_new(fd, size, writable, out), f"map {size} bytes", name)
-    return ffi.gc(out[0], partial(_unmap, size), size)
+def address_of(memory: mmap) -> Address:
+    """Where a mapping lies; keeps it mapped."""
+    return ffi.from_buffer(memory)
 
 
-def _unmap(size: int, address: Address, free: Any = lib.shma_mapping_free) -> None:
-    free(address, size)
+def place(address: Address, size: int, fd: int, *, writable: bool, name: str) -> None:
+    """Map the first `size` bytes of `fd` in place of the private range at `address`."""
+    check(lib.shma_mapping_place(address, size, fd, writable), f"map {size} bytes", name)
 
 
 def lock_memory(address: Address, size: int) -> int:
@@ -126,21 +125,9 @@ def lock_memory(address: Address, size: int) -> int:
     return code
 
 
-def memory_of(address: Address, size: int) -> memoryview:
-    """The range's bytes; the view, and all made from it, keep the range mapped."""
-    return memoryview(ffi.buffer(address, size))
-
-
 def control_at(address: Address, offset: int) -> Control:
     """The control page at `offset` bytes; does not keep the range mapped."""
     return ffi.cast("shma_control *", ffi.cast("char *", address) + offset)
-
-
-def gate_hint(address: Address, offset: int) -> memoryview:
-    """The gate's hint in the control page at `offset`, as one unsigned int; keeps it mapped."""
-    size = offset + CONTROL_SIZE
-    start = offset + ffi.offsetof("shma_control", "gate")
-    return memoryview(ffi.buffer(address, size))[start : start + 4].cast("I").toreadonly()
 
 
 def control_from_bytes(page: bytes) -> Control:
@@ -165,29 +152,38 @@ def lock_open(
     control: Control | None,
     owner: tuple[int, int],
     name: str,
-) -> LockHandle:
-    """Open a new lock on the object that `path` leads to; closed when the last reference dies.
+) -> tuple[LockHandle, LockCloser]:
+    """Open a new lock on the object that `path` leads to.
 
     Args:
         path: where to open it.
         writable: for reading and writing, or for reading alone.
         identity: st_dev and st_ino of the object, ESTALE if it is another one.
         size: bytes that it must have at every grant.
-        address: the mapping that has `control`, kept as long as the lock.
+        address: the mapping that has `control`, kept until the lock is closed.
         control: the control page to mark, if any.
         owner: our pid and start time.
         name: the region's name, for errors.
+
+    Returns:
+        The lock, and what closes it when its last reference dies. The lock itself stays
+        valid memory for as long as anybody has it: a closed one returns FORKED.
     """
-    out = ffi.new("shma_lock **")
-    code = lib.shma_lock_new(
-        out, path.encode(), writable, *identity, size, control or ffi.NULL, *owner
+    lock = ffi.new("shma_lock *")
+    code = lib.shma_lock_open(
+        lock, path.encode(), writable, *identity, size, control or ffi.NULL, *owner
     )
     check(code, f"open {path} again for a lock", name)
-    return ffi.gc(out[0], partial(_free_lock, address))
+    return lock, ffi.gc(lock, partial(_close_lock, address))
 
 
-def _free_lock(_address: Address, lock: LockHandle, free: Any = lib.shma_lock_free) -> None:
-    free(lock)  # the control page that it marks stays mapped until here
+def _close_lock(address: Address, lock: LockHandle, close: Any = lib.shma_lock_close) -> None:
+    if close(lock) < 0:
+        _stuck.append((address, lock))
+
+
+#: Locks whose waiting thread cannot be stopped: better a leak than a crash.
+_stuck: list[tuple[Address, LockHandle]] = []
 
 
 def waiter_fd(lock: LockHandle, name: str) -> int:

@@ -38,13 +38,14 @@ from ._native import (
     lock_mode,
     lock_release,
     lock_try_exclusive,
+    lock_try_nested,
     lock_try_shared,
     waiter_cancel,
     waiter_fd,
     waiter_finish,
     waiter_start,
 )
-from .filelock import FORKED, NULL_LOCK, Opener, closed, failure
+from .filelock import FORKED, LockCloser, Opener, closed, failure
 from .loops import NO_TASK, Loop, Task, Waiter
 
 #: Hand-overs inside the cohort before other processes get their chance. A hand-over is
@@ -81,6 +82,7 @@ class Cohort:
     __slots__ = (
         "asking",
         "closed",
+        "closer",
         "current_task",
         "gate",
         "handle",
@@ -97,7 +99,9 @@ class Cohort:
     )
 
     def __init__(self, opener: Opener, loop: Loop) -> None:
-        self.handle = opener.open()
+        self.handle: LockHandle
+        self.closer: LockCloser | None  # dropped to close the OFD
+        self.handle, self.closer = opener.open()
         lock_bind(self.handle)
         self.loop = loop
         self.current_task = loop.current_task
@@ -146,6 +150,17 @@ class Cohort:
             readers[task] = 1
             return 0
         return BUSY
+
+    def try_nested(self, task: Task) -> int:
+        """Share the lock past the gate, for a task whose thread shares it already."""
+        if not self.idle:
+            return BUSY
+        code = self._try(lock_try_nested)
+        if code == 0:
+            self.idle = False
+            self.readers[task] = 1
+            self.kept_since = 0.0
+        return code
 
     def _may_join(self) -> bool:
         """Whether a new reader may share the lock that readers of this loop hold."""
@@ -286,7 +301,7 @@ class Cohort:
         self._unwatch()
         self.idle = not self.closed
         if self.closed:
-            self.handle = NULL_LOCK
+            self.closer = None
 
     # ---- admit ----------------------------------------------------------------
 
@@ -406,6 +421,13 @@ class Cohort:
         while self.queue:
             self._fail_head(closed(self.name))
         if not self._occupied():
-            self._unwatch()
-            self.asking = False
-            self.handle = NULL_LOCK  # its last reference: calls off the request, joins the thread
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of everything: of the lock, too, if somebody is inside who will never leave."""
+        self.closed = True
+        self.idle = False
+        self.queue.clear()
+        self._unwatch()
+        self.asking = False
+        self.closer = None  # calls off the request, joins the thread, closes the OFD

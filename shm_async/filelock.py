@@ -9,12 +9,12 @@ processes and with programs that know nothing of this package.
 import errno
 
 from . import _native, segment
-from ._native import BUSY, FORKED, NULL_LOCK, SHRUNK, LockHandle
+from ._native import BUSY, FORKED, SHRUNK, LockCloser, LockHandle
 from .control import process_identity
 from .errors import RegionClosedError, RegionSizeError
 from .mapping import Mapping
 
-__all__ = ["BUSY", "FORKED", "NULL_LOCK", "LockHandle", "Opener", "closed", "failure"]
+__all__ = ["BUSY", "FORKED", "LockCloser", "LockHandle", "Opener", "closed", "failure"]
 
 
 class Opener:
@@ -42,14 +42,14 @@ class Opener:
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 
-    def open(self) -> LockHandle:
-        """A new OFD; closed, and with it its lock released, when the last reference dies."""
+    def open(self) -> tuple[LockHandle, LockCloser]:
+        """A new OFD, and what closes it, and so releases its lock, when it is dropped."""
         try:
             return self._open(f"{segment.FD_DIR}/{self.fd}")
         except FileNotFoundError:  # no /proc: the name leads to the same object, or ESTALE
             return self._open(segment.path_of(self.mapping.name))
 
-    def _open(self, path: str) -> LockHandle:
+    def _open(self, path: str) -> tuple[LockHandle, LockCloser]:
         if self.mapping.readonly:
             return self._open_for(path, writable=False)
         try:
@@ -57,7 +57,7 @@ class Opener:
         except PermissionError:  # created by us with a mode that forbids us to write
             return self._open_for(path, writable=False)
 
-    def _open_for(self, path: str, *, writable: bool) -> LockHandle:
+    def _open_for(self, path: str, *, writable: bool) -> tuple[LockHandle, LockCloser]:
         return _native.lock_open(
             path,
             writable=writable,

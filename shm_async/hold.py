@@ -101,8 +101,10 @@ class Hold:
     ) -> Awaitable[None]:
         view, self._view = self._view, None
         cohort, self._at = self._at, None
+        if view is None:  # released in the block
+            return DONE
         try:
-            view.release()  # type: ignore[union-attr]  # these two: entered, so not None
+            view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         if self.exclusive:
@@ -133,6 +135,8 @@ class Hold:
         entered = False
         try:
             code, cohort = self._try_cohort()
+            if code == BUSY and not self.exclusive and self._region._pool.reads_here():
+                code = cohort.try_nested(self._task)
             if code == BUSY:
                 await cohort.enter(self.exclusive, self._task)
             elif code:
@@ -195,8 +199,10 @@ class Hold:
     ) -> None:
         view, self._view = self._view, None
         seat, self._at = self._at, None
+        if view is None:  # released in the block
+            return
         try:
-            view.release()  # type: ignore[union-attr]  # these two: entered, so not None
+            view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         seat.leave(self.exclusive, None)  # type: ignore[union-attr]

@@ -47,6 +47,7 @@ class Loop(Protocol):
     def watch(self, fd: int, callback: Callable[[], None]) -> None: ...
     def unwatch(self, fd: int) -> None: ...
     def call_from_thread(self, callback: Callable[[], None]) -> None: ...
+    def is_running(self) -> bool: ...
     def is_over(self) -> bool: ...
 
 
@@ -123,6 +124,9 @@ class AsyncioLoop:
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         self.loop.call_soon_threadsafe(callback)
+
+    def is_running(self) -> bool:
+        return self.loop.is_running()
 
     def is_over(self) -> bool:
         return self.loop.is_closed()
@@ -212,6 +216,9 @@ class TrioLoop:
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         self.token.run_sync_soon(callback)
+
+    def is_running(self) -> bool:
+        return not self.is_over()
 
     def is_over(self) -> bool:
         import trio

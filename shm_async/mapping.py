@@ -1,40 +1,45 @@
 """An address range that cannot be unmapped while a view of it lives."""
 
 import errno
+import mmap
 import os
 import resource
 
 from . import _native
+
+MAP_NORESERVE = 0x4000  # Linux; Python has no name for it
 
 
 class Mapping:
     """The first `size` bytes of a shared-memory object, in this process.
 
     There is no call to unmap it: the kernel gets the range back when the last
-    reference to it, from a view or from this object, is gone. A view that
+    reference to it, from a view, a lock or this object, is gone. A view that
     outlives its region is stale, but never a crash.
     """
 
-    __slots__ = ("address", "name", "readonly", "size")
+    __slots__ = ("address", "memory", "name", "readonly", "size")
 
     def __init__(self, fd: int, size: int, *, readonly: bool, name: str) -> None:
         self.name = name
         self.size = size
         self.readonly = readonly
-        self.address = _native.map_memory(fd, size, writable=not readonly, name=name)
+        self.memory = _private_range(size, readonly=readonly, name=name)
+        self.address = _native.address_of(self.memory)
+        _native.place(self.address, size, fd, writable=not readonly, name=name)
 
     def view(self, nbytes: int) -> memoryview:
         """The first `nbytes` bytes; read-only if the mapping is."""
-        view = _native.memory_of(self.address, nbytes)
-        return view.toreadonly() if self.readonly else view
+        return memoryview(self.memory)[:nbytes]
 
     def control(self) -> _native.Control:
         """The control page at the end of it; valid as long as this mapping is."""
         return _native.control_at(self.address, self.size - _native.CONTROL_SIZE)
 
     def gate_hint(self) -> memoryview:
-        """The gate's hint in that control page; keeps it mapped."""
-        return _native.gate_hint(self.address, self.size - _native.CONTROL_SIZE)
+        """The gate's hint in that control page, as one unsigned int."""
+        start = self.size - _native.CONTROL_SIZE + _native.GATE_HINT
+        return memoryview(self.memory)[start : start + 4].cast("I").toreadonly()
 
     def lock_memory(self) -> None:
         """Keep every page in memory once it has been touched (mlock2 with MLOCK_ONFAULT).
@@ -52,6 +57,23 @@ class Mapping:
                 "raise it (ulimit -l, LimitMEMLOCK=) or open the region without lock_memory",
                 self.name,
             )
+
+
+def _private_range(size: int, *, readonly: bool, name: str) -> mmap.mmap:
+    """Address space that the object is then mapped over.
+
+    It is never closed. An mmap object unmaps when nothing refers to it any more, and has no
+    finalizer that a garbage collector could run before others are done with it. Made
+    from the object's descriptor it would keep a copy of that open.
+    """
+    prot = mmap.PROT_READ if readonly else mmap.PROT_READ | mmap.PROT_WRITE
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    try:
+        return mmap.mmap(-1, size, flags=flags, prot=prot)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot map {size} bytes: {error.strerror}", name) from None
+    except OverflowError:
+        raise OSError(errno.ENOMEM, f"cannot map {size} bytes", name) from None
 
 
 def _limit(value: int) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from weakref import WeakSet
 
 from . import _native, control, elements, layouts, segment
+from ._native import SHRUNK
 from .asynclock import Cohort
 from .errors import RegionExistsError, RegionNotFoundError
-from .filelock import Opener, closed
+from .filelock import Opener, closed, failure
 from .hold import Hold, ReadHold, WriteHold, check_timeout
 from .layouts import Layout, Plan
 from .loops import NO_TASK, Task, adapt, current_loop
@@ -397,7 +398,14 @@ class Region:
 
     def _new_cohort(self, native: object) -> Cohort:
         self._forget_finished_loops()
-        cohort = self._cohorts[native] = Cohort(self._usable(), adapt(native))
+        try:
+            cohort = self._cohorts[native] = Cohort(self._usable(), adapt(native))
+        except OSError:
+            self._usable()  # closed meanwhile: there was nothing left to open it from
+            raise
+        if self._opener is None:  # closed meanwhile, and close() did not see this one
+            cohort.close()
+            raise closed(self._name)
         return cohort
 
     def _renew(self) -> None:
@@ -408,8 +416,8 @@ class Region:
     def _forget_finished_loops(self) -> None:
         for native, cohort in list(self._cohorts.items()):
             if cohort.loop.is_over():
-                del self._cohorts[native]
-                cohort.close()
+                self._cohorts.pop(native, None)
+                cohort.abandon()
 
     def _reads_here(self) -> bool:
         """Whether this thread, or its event loop, has a lock that a reader may share."""
@@ -421,6 +429,7 @@ class Region:
     def _refuse_to_wait_for_oneself(self, exclusive: bool) -> None:
         """Raise RuntimeError if the lock is held by this very thread, which is about to block."""
         here = get_ident()
+        self._forget_finished_loops()
         if self._pool.held_here(exclusive_only=not exclusive):
             holder = "this thread holds"
         elif any(
@@ -488,10 +497,17 @@ class Region:
 
         Odd with no writer inside means that one died there. None for raw regions,
         which have no place to keep it. Needs no lock.
+
+        Raises:
+            RegionSizeError: the object was truncated.
         """
-        self._usable()
+        opener = self._usable()
         control = self._control
-        return None if control is None else _native.control_generation(control)
+        if control is None:
+            return None
+        if os.fstat(self._fd).st_size < opener.mapping.size:  # else: SIGBUS
+            raise failure(SHRUNK, self._name)
+        return _native.control_generation(control)
 
     @property
     def linked(self) -> bool:
@@ -526,7 +542,7 @@ def _map(fd: int, plan: Plan, name: str, *, readonly: bool, lock_memory: bool) -
 
 def _close_in_its_thread(cohort: Cohort) -> None:
     """Close a cohort where its loop runs, or here if that loop is over."""
-    if cohort.thread != get_ident():
+    if cohort.thread != get_ident() and cohort.loop.is_running():
         try:
             cohort.loop.call_from_thread(cohort.close)
         except RuntimeError:  # the loop is over

@@ -133,10 +133,10 @@ def _create_by_name(
     except FileExistsError:
         raise _exists(name) from None
     try:
-        prepare(fd)
         make(fd, tail=tail)
+        prepare(fd)
     except BaseException:
-        os.unlink(path_of(name))  # ours, and nobody could attach to it yet
+        os.unlink(path_of(name))  # ours; who attached just now has an orphan
         os.close(fd)
         raise
     return fd
@@ -305,6 +305,7 @@ def reserve_sparse(fd: int, name: str, found: os.stat_result, size: int) -> None
     Blocks while the kernel zeroes the memory.
     """
     if found.st_blocks * 512 < found.st_size:
+        check_size(name, size - found.st_blocks * 512, reserve=True)
         _reserve(fd, name, size)
 
 

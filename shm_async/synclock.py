@@ -18,7 +18,7 @@ from ._native import (
     lock_wait,
 )
 from .errors import LockTimeoutError
-from .filelock import BUSY, FORKED, NULL_LOCK, LockHandle, Opener, closed, failure
+from .filelock import BUSY, FORKED, LockCloser, LockHandle, Opener, closed, failure
 
 #: Nanoseconds after which a blocked thread returns to Python to look around: a signal
 #: that came just before the system call, or a close, is noticed this late at the most.
@@ -31,12 +31,14 @@ POOL_SIZE = 8
 class Seat:
     """The OFD of one blocking hold."""
 
-    __slots__ = ("extra", "handle", "pool")
+    __slots__ = ("closer", "extra", "handle", "pool")
 
-    def __init__(self, handle: LockHandle, pool: "Pool", *, extra: bool) -> None:
-        self.handle = handle
+    def __init__(self, opener: Opener, pool: "Pool") -> None:
+        self.handle: LockHandle
+        self.closer: LockCloser | None
+        self.handle, self.closer = opener.open()
         self.pool = pool
-        self.extra = extra  # to be closed, not kept, when it is given back
+        self.extra = False  # to be closed, not kept, when it is given back
 
     def try_enter(self, exclusive: bool) -> int:
         """Take the lock if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
@@ -113,10 +115,15 @@ class Pool:
         opener = self.opener
         if opener is None:
             raise closed(self.name)
-        seat = Seat(opener.open(), self, extra=len(self.seats) >= POOL_SIZE)
+        try:
+            seat = Seat(opener, self)
+        except OSError:
+            if self.opener is None:  # closed meanwhile: there was nothing left to open it from
+                raise closed(self.name) from None
+            raise
         self.seats.append(seat)
-        if self.opener is None:  # closed meanwhile, in another thread
-            seat.extra = True
+        # counted after the fact, as other threads do the same; or closed meanwhile by one
+        seat.extra = len(self.seats) > POOL_SIZE or self.opener is None
         return seat
 
     def tidy(self) -> None:
@@ -126,7 +133,7 @@ class Pool:
             seat = self.free.pop()
             if seat.extra:
                 self.seats.remove(seat)
-                seat.handle = NULL_LOCK
+                seat.closer = None
             else:
                 kept.append(seat)
         self.free.extend(kept)
@@ -135,6 +142,10 @@ class Pool:
         """Whether the calling thread took a lock through one of the seats, and has it."""
         least = 2 if exclusive_only else 1
         return any(lock_mode_here(seat.handle) >= least for seat in list(self.seats))
+
+    def reads_here(self) -> bool:
+        """Whether the calling thread shares the lock through one of the seats."""
+        return any(lock_mode_here(seat.handle) == 1 for seat in list(self.seats))
 
     def close(self) -> None:
         """Close what is free; what is in use follows when it is given back."""

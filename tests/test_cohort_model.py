@@ -4,6 +4,7 @@ The kernel, the waiting thread, the event loop and the clock are stand-ins that 
 told to. So every interleaving of arrivals, grants, cancels, leaves and a close can come up.
 """
 
+import gc
 from types import SimpleNamespace
 from unittest import mock
 
@@ -153,6 +154,7 @@ class Cancelled(BaseException):
 class CohortMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
+        gc.collect()  # coroutines that other tests left must not end among the stand-ins
         self.now = 1.0
         stand_ins = {
             "lock_bind": Kernel.bind,
@@ -168,13 +170,12 @@ class CohortMachine(RuleBasedStateMachine):
             "waiter_cancel": Kernel.cancel,
             "waiter_finish": Kernel.finish,
             "monotonic": lambda: self.now,
-            "NULL_LOCK": Kernel(),
         }
         self.patches = mock.patch.multiple(asynclock, **stand_ins)
         self.patches.start()
         self.kernel, self.loop, self.gate = Kernel(), Loop(), [0]
         opener = SimpleNamespace(
-            open=lambda: self.kernel, gate=self.gate, mapping=SimpleNamespace(name="x")
+            open=lambda: (self.kernel, None), gate=self.gate, mapping=SimpleNamespace(name="x")
         )
         self.cohort = asynclock.Cohort(opener, self.loop)
         self.queue: list[Task] = []  # the reference: who waits, in order

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -94,6 +93,7 @@ static void registry_remove(shma_lock *lock)
     *lock->link = lock->next;
     if (lock->next)
         lock->next->link = lock->link;
+    lock->link = NULL;
 }
 
 /* ---- birth and death -------------------------------------------------------- */
@@ -116,19 +116,14 @@ static int32_t open_again(const char *path, int32_t writable, uint64_t device, u
     return code;
 }
 
-int32_t shma_lock_new(shma_lock **out, const char *path, int32_t writable, uint64_t device,
-                      uint64_t inode, int64_t size, shma_control *control, uint32_t pid,
-                      uint64_t start)
+int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable, uint64_t device,
+                       uint64_t inode, int64_t size, shma_control *control, uint32_t pid,
+                       uint64_t start)
 {
-    shma_lock *lock;
-
-    *out = NULL;
     (void)pthread_once(&registry_once, registry_init);
+    lock->fd = -1;
     if (registry_error)
         return -registry_error;
-    lock = calloc(1, sizeof *lock);
-    if (!lock)
-        return -ENOMEM;
     lock->writable = writable;
     lock->size = size;
     lock->control = control;
@@ -141,47 +136,55 @@ int32_t shma_lock_new(shma_lock **out, const char *path, int32_t writable, uint6
     shma_registry_release();
     if (lock->fd < 0) {
         int32_t code = lock->fd;
-        free(lock);
+        lock->fd = -1;
         return code;
     }
-    *out = lock;
     return 0;
 }
 
-void shma_lock_free(shma_lock *lock)
+int32_t shma_lock_close(shma_lock *lock)
 {
-    int32_t code;
+    int32_t code = shma_waiter_free(lock);
 
-    if (!lock)
-        return;
-    code = shma_waiter_free(lock);
+    if (code < 0)
+        return code;
     shma_registry_acquire();
-    registry_remove(lock);
-    if (lock->fd >= 0 && code == 0)
+    if (lock->link)
+        registry_remove(lock);
+    if (lock->fd >= 0)
         (void)close(lock->fd); /* releases what is held */
+    lock->fd = -1;
+    lock->mode = lock->at_gate = lock->writing = 0;
     shma_registry_release();
-    if (code == 0) /* else the waiting thread still uses both: better a leak than a crash */
-        free(lock);
+    return 0;
 }
 
 /* ---- taking and releasing ---------------------------------------------------- */
 
+uint64_t shma_thread_number(void)
+{
+    static uint64_t last;
+    static _Thread_local uint64_t number;
+
+    if (!number)
+        number = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+    return number;
+}
+
 int32_t shma_lock_mode(const shma_lock *lock)
 {
-    if (!lock)
-        return 0;
     return lock->mode == LOCK_EX ? 2 : lock->mode == LOCK_SH ? 1 : 0;
 }
 
 int32_t shma_lock_mode_here(const shma_lock *lock)
 {
-    return lock && pthread_equal(lock->taker, pthread_self()) ? shma_lock_mode(lock) : 0;
+    return lock->taker == shma_thread_number() ? shma_lock_mode(lock) : 0;
 }
 
 void shma_lock_bind(shma_lock *lock)
 {
     lock->bound = 1;
-    lock->taker = pthread_self();
+    lock->taker = shma_thread_number();
 }
 
 int32_t shma_lock_whole(const shma_lock *lock)
@@ -195,7 +198,7 @@ int32_t shma_lock_whole(const shma_lock *lock)
 static void entered(shma_lock *lock, int32_t mode)
 {
     lock->mode = mode;
-    lock->taker = pthread_self();
+    lock->taker = shma_thread_number();
 }
 
 int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
@@ -233,9 +236,7 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
 {
     int32_t code;
 
-    if (!lock)
-        return -EBADF;
-    if (lock->bound && !pthread_equal(lock->taker, pthread_self()))
+    if (lock->bound && lock->taker != shma_thread_number())
         return -EWOULDBLOCK;
     code = shma_lock_whole(lock); /* before the hint is read from what may be gone */
     if (code < 0)
@@ -256,14 +257,14 @@ int32_t shma_lock_try_exclusive(shma_lock *lock)
 
 int32_t shma_lock_try_nested(shma_lock *lock)
 {
-    int32_t code = lock ? shma_lock_whole(lock) : -EBADF;
+    int32_t code = shma_lock_whole(lock);
 
     return code < 0 ? code : try_flock(lock, LOCK_SH);
 }
 
 void shma_lock_give_up(shma_lock *lock)
 {
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return;
     shma_gate_leave(lock);
     (void)shma_lock_release(lock);
@@ -291,7 +292,7 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
     int32_t code;
     sigset_t ours, before;
 
-    if (!lock)
+    if (lock->fd < 0)
         return -EBADF;
     if (number < 0)
         return number;
@@ -315,7 +316,7 @@ int32_t shma_lock_release(shma_lock *lock)
 {
     int32_t mode;
 
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return -EBADF;
     mode = lock->mode;
     if (mode == 0)
@@ -327,7 +328,7 @@ int32_t shma_lock_release(shma_lock *lock)
 
 int32_t shma_lock_begin(shma_lock *lock)
 {
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
@@ -337,7 +338,7 @@ int32_t shma_lock_begin(shma_lock *lock)
 
 int32_t shma_lock_end(shma_lock *lock)
 {
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return -EBADF;
     end_write(lock);
     return 0;
@@ -345,7 +346,7 @@ int32_t shma_lock_end(shma_lock *lock)
 
 int32_t shma_lock_downgrade(shma_lock *lock)
 {
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;

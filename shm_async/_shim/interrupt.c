@@ -54,14 +54,22 @@ int32_t shma_interrupt_signal(void)
     return claimed;
 }
 
+static int is_ignored(int number)
+{
+    struct sigaction now;
+
+    return sigaction(number, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
+           now.sa_handler == SIG_IGN;
+}
+
 /*
  * Somebody may have set our signal back to its default since, which would end
- * the process. Put the handler back; leave a foreign handler alone, as being
+ * the process, or to be ignored, which would interrupt nothing. Put the handler back; leave a foreign handler alone, as being
  * called interrupts the system call just as well.
  */
 static int still_handled(int number)
 {
-    return is_free(number) ? install(number) : 0;
+    return is_free(number) || is_ignored(number) ? install(number) : 0;
 }
 
 int32_t shma_interrupt_timer_new(timer_t *timer)
@@ -73,7 +81,9 @@ int32_t shma_interrupt_timer_new(timer_t *timer)
         return number;
     event.sigev_signo = number;
     event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
-    return timer_create(CLOCK_MONOTONIC, &event, timer) < 0 ? -errno : 0;
+    if (timer_create(CLOCK_MONOTONIC, &event, timer) == 0)
+        return 0;
+    return errno == EAGAIN ? -ENOBUFS : -errno; /* EAGAIN would read as "busy" */
 }
 
 int32_t shma_interrupt_timer_arm(timer_t timer, int64_t first)

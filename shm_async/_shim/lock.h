@@ -1,5 +1,4 @@
 /* What flock.c and waiter.c share; not part of the contract with Python. */
-#include <pthread.h>
 #include <stdint.h>
 #include <sys/file.h>
 
@@ -7,22 +6,8 @@
 
 typedef struct shma_waiter shma_waiter;
 
-struct shma_lock {
-    int32_t fd;            /* the OFD; -1 in a child that was forked since */
-    int32_t mode;          /* what the OFD holds: 0, LOCK_SH or LOCK_EX */
-    int64_t size;          /* what the object must have at every grant, bytes */
-    shma_control *control; /* whose generation we mark; NULL: none */
-    uint64_t start;        /* who marks it */
-    uint32_t pid;
-    int32_t writing;       /* the generation is odd by our doing */
-    int32_t writable;      /* the descriptor may write */
-    int32_t at_gate;       /* the OFD has the gate */
-    int32_t bound;         /* only `taker` may take it */
-    pthread_t taker;       /* the thread that it is bound to, or that took it last */
-    shma_waiter *waiter;   /* NULL until somebody had to wait */
-    shma_lock *next;       /* every lock of the process, under shma_registry */
-    shma_lock **link;      /* what points to this one */
-};
+/* A number for the calling thread that no other thread of the process ever gets. */
+uint64_t shma_thread_number(void);
 
 /*
  * Whether the object still has its size: -ERANGE if not. To be asked before the

@@ -51,39 +51,61 @@ int32_t shma_segment_reserve(int32_t fd, int64_t size);
 /* ---- mapping -------------------------------------------------------------- */
 
 /*
- * Map the first `size` bytes of `fd` (MAP_SHARED). The caller unmaps with
- * shma_mapping_free and the same size. On failure *address is NULL.
+ * Map the first `size` bytes of `fd` (MAP_SHARED) in place of the range at `address`,
+ * which the caller has mapped, of the same size, and unmaps.
  */
-int32_t shma_mapping_new(int32_t fd, uint64_t size, int32_t writable,
-                         void **address);
-void shma_mapping_free(void *address, uint64_t size);
+int32_t shma_mapping_place(void *address, uint64_t size, int32_t fd, int32_t writable);
 
-/* mlock2(MLOCK_ONFAULT); undone by shma_mapping_free. */
+/* mlock2(MLOCK_ONFAULT); undone when the range is unmapped. */
 int32_t shma_mapping_lock(void *address, uint64_t size);
 
 /* ---- lock: one open file description (OFD) that takes flock(2) ------------ */
 
-typedef struct shma_lock shma_lock;
+struct shma_waiter;
+
+/*
+ * The caller gives the memory, zeroed, and keeps it as long as anything may still
+ * call: a closed lock answers -EBADF to every call, so who comes late (a garbage
+ * collector chooses its own order) does no harm. For the shim to write only.
+ */
+typedef struct shma_lock {
+    int32_t fd;               /* the OFD; -1: closed, or this is a forked child */
+    int32_t mode;             /* what the OFD holds: 0, LOCK_SH or LOCK_EX */
+    int64_t size;             /* what the object must have at every grant, bytes */
+    shma_control *control;    /* whose generation we mark; NULL: none */
+    uint64_t start;           /* who marks it */
+    uint32_t pid;
+    int32_t writable;         /* the descriptor may write */
+    int32_t at_gate;          /* the OFD has the gate */
+    int32_t writing;          /* the generation is odd by our doing */
+    int32_t bound;            /* only `taker` may take it */
+    uint64_t taker;           /* the thread that it is bound to, or that took it last */
+    struct shma_waiter *waiter; /* NULL until somebody had to wait */
+    struct shma_lock *next;   /* every lock of the process */
+    struct shma_lock **link;  /* what points to this one */
+} shma_lock;
 
 /*
  * Open a lock: a new OFD of the object with that identity, to which `path` must
- * lead (-ESTALE if it does not). `size` is what must be there at every grant. `control` may be NULL; else its generation is marked by every
- * exclusive hold and its gate is watched, so the mapping must outlive the lock.
- * `pid` and `start` say who we are. The caller frees *lock.
+ * lead (-ESTALE if it does not). `size` is what must be there at every grant.
+ * `control` may be NULL; else its generation is marked by every exclusive hold and
+ * its gate is watched, so the mapping must outlive the lock's close.
+ * `pid` and `start` say who we are.
  *
  * A fork closes the descriptor in the child, without LOCK_UN: the child holds
  * nothing and every call there returns -EBADF.
  */
-int32_t shma_lock_new(shma_lock **lock, const char *path, int32_t writable,
-                      uint64_t device, uint64_t inode, int64_t size,
-                      shma_control *control, uint32_t pid, uint64_t start);
+int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable,
+                       uint64_t device, uint64_t inode, int64_t size,
+                       shma_control *control, uint32_t pid, uint64_t start);
 
 /*
  * Let go of everything: a request under way is interrupted and waited for, the
  * lock is released by closing the OFD. An exclusive hold leaves the generation
- * odd, as if its owner had died. NULL is ignored.
+ * odd, as if its owner had died. Closing twice is fine. -EBUSY: the waiting
+ * thread cannot be stopped; the memory and the mapping must stay for ever.
  */
-void shma_lock_free(shma_lock *lock);
+int32_t shma_lock_close(shma_lock *lock);
 
 /*
  * Take the lock if it is free, without waiting, and begin to write if it is the

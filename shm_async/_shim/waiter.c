@@ -37,8 +37,11 @@ struct shma_waiter {
     bool quit;               /* the thread is to leave */
 };
 
-/* A thread with nothing to do leaves after this: idle processes have no extra thread. */
-enum { LINGER_MS = 100, QUIT_PATIENCE_MS = 1000, STACK_BYTES = 256 * 1024 };
+/*
+ * A thread with nothing to do leaves after LINGER_MS: idle processes have no extra
+ * thread. A grant that is not collected within COLLECT_MS is given back.
+ */
+enum { LINGER_MS = 100, COLLECT_MS = 1000, QUIT_PATIENCE_MS = 1000, STACK_BYTES = 256 * 1024 };
 
 static struct timespec from_now(long milliseconds)
 {
@@ -101,14 +104,30 @@ static void report(shma_waiter *waiter, int32_t result)
     (void)written; /* fails only on overflow, and then it is readable anyhow */
 }
 
+/* A grant that nobody collects, as its loop has stopped, must not keep all others out. */
+static void give_back(shma_waiter *waiter)
+{
+    (void)flock(waiter->lock->fd, LOCK_UN);
+    waiter->result = -ECANCELED;
+}
+
+/* Wait until `deadline` for a change. ETIMEDOUT: there was none. The mutex is held. */
+static int wait_for_change(shma_waiter *waiter, const struct timespec *deadline)
+{
+    return pthread_cond_timedwait(&waiter->changed, &waiter->mutex, deadline);
+}
+
 /* False: nothing came for LINGER_MS, or the thread is to quit. The mutex is held. */
 static bool next_request(shma_waiter *waiter)
 {
-    struct timespec deadline = from_now(LINGER_MS);
+    struct timespec deadline = from_now(LINGER_MS), patience = from_now(COLLECT_MS);
     int code = 0;
 
+    while (waiter->state == ENDED && waiter->result == 0 && !waiter->quit)
+        if (wait_for_change(waiter, &patience) == ETIMEDOUT)
+            give_back(waiter);
     while (waiter->state != ASKED && !waiter->quit && code != ETIMEDOUT)
-        code = pthread_cond_timedwait(&waiter->changed, &waiter->mutex, &deadline);
+        code = wait_for_change(waiter, &deadline);
     return waiter->state == ASKED && !waiter->quit;
 }
 
@@ -162,7 +181,7 @@ static int32_t spawn(shma_waiter *waiter)
     (void)pthread_attr_destroy(&attributes);
     if (!code)
         waiter->thread_state = RUNNING;
-    return -code;
+    return code == EAGAIN ? -ENOBUFS : -code; /* EAGAIN would read as "busy" */
 }
 
 /* Wait for a thread that is LEFT: it is past its last use of the waiter's mutex soon. */
@@ -219,7 +238,7 @@ int32_t shma_waiter_fd(shma_lock *lock)
 {
     int32_t code = 0;
 
-    if (!lock || lock->fd < 0)
+    if (lock->fd < 0)
         return -EBADF;
     if (!lock->waiter)
         code = waiter_new(lock);
@@ -303,7 +322,7 @@ int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive)
 
 int32_t shma_waiter_finish(shma_lock *lock)
 {
-    shma_waiter *waiter = lock ? lock->waiter : NULL;
+    shma_waiter *waiter = lock->waiter;
     int32_t result = -EINPROGRESS;
     uint64_t count;
 
@@ -316,6 +335,7 @@ int32_t shma_waiter_finish(shma_lock *lock)
         else
             result = waiter->result;
         waiter->state = IDLE;
+        (void)pthread_cond_broadcast(&waiter->changed);
     }
     (void)pthread_mutex_unlock(&waiter->mutex);
     return result == 0 ? shma_lock_granted(lock, waiter->mode) : result;
@@ -323,7 +343,7 @@ int32_t shma_waiter_finish(shma_lock *lock)
 
 int32_t shma_waiter_cancel(shma_lock *lock)
 {
-    shma_waiter *waiter = lock ? lock->waiter : NULL;
+    shma_waiter *waiter = lock->waiter;
     int32_t ended;
 
     if (!waiter)

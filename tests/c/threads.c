@@ -39,14 +39,20 @@ static void demand(int condition, const char *what, int32_t code)
 
 static shma_lock *open_lock(int fd)
 {
-    shma_lock *lock;
+    shma_lock *lock = calloc(1, sizeof *lock);
     struct stat found;
     int32_t code;
 
-    demand(fstat(fd, &found) == 0, "fstat", -errno);
-    code = shma_lock_new(&lock, path, 1, found.st_dev, found.st_ino, SIZE, NULL, 1, 1);
+    demand(lock && fstat(fd, &found) == 0, "fstat", -errno);
+    code = shma_lock_open(lock, path, 1, found.st_dev, found.st_ino, SIZE, NULL, 1, 1);
     demand(code == 0, "open the lock", code);
     return lock;
+}
+
+static void close_lock(shma_lock *lock)
+{
+    demand(shma_lock_close(lock) == 0, "close the lock", 0);
+    free(lock);
 }
 
 static void be_inside(void)
@@ -71,7 +77,7 @@ static void *rival(void *argument)
             demand(code == -EINTR, "wait", code);
         }
     }
-    shma_lock_free(lock);
+    close_lock(lock);
     return NULL;
 }
 
@@ -127,7 +133,7 @@ static void cancel_as_it_is_granted(shma_lock *lock, int event_fd, int fd)
         }
     }
     demand(both == 3, "it was never a race", both);
-    shma_lock_free(holder);
+    close_lock(holder);
 }
 
 int main(void)
@@ -167,7 +173,7 @@ int main(void)
     (void)pthread_join(thread, NULL);
     cancel_as_it_is_granted(lock, event_fd, fd);
     demand(shma_waiter_start(lock, 1) == 0, "start once more", 0);
-    shma_lock_free(lock); /* with a request under way */
+    close_lock(lock); /* with a request under way */
     demand(flock(fd, LOCK_EX | LOCK_NB) == 0, "the lock was left held", -errno);
     (void)close(fd);
     (void)printf("%d granted, %d called off\n", granted, called_off);
