@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import random
+import threading
 import time
 from collections import Counter
 
@@ -500,6 +501,33 @@ def test_one_region_serves_one_loop_after_the_other(region: Region, anyio_backen
         anyio.run(contended, backend=backend, backend_options=options)
     assert region.buffer[0] == 20 * 6
     assert len(our_descriptors()) <= before + 4
+
+
+@pytest.mark.parametrize("close_loop", [False, True])
+@pytest.mark.parametrize("close_region", [False, True])
+def test_a_grant_that_a_stopped_loop_does_not_collect_is_given_back(
+    region: Region, rival: Rival, close_loop: bool, close_region: bool
+):
+    loop = asyncio.new_event_loop()
+    tasks = []
+
+    def run() -> None:
+        tasks.append(loop.create_task(region.write_lock().acquire()))
+        loop.run_until_complete(asyncio.sleep(0.02))
+        if close_loop:
+            loop.close()
+
+    rival.do("exclusive")
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    tasks[0]._log_destroy_pending = False
+    if close_region:
+        region.close()
+    rival.do("unlock")
+    wait_until(lambda: rival.do("try-exclusive") == "done")
+    rival.do("unlock")
+    loop.close()
 
 
 def test_a_loop_that_ends_with_waiters_leaves_nothing_held(region: Region, rival: Rival):

@@ -178,6 +178,21 @@ def test_a_nested_read_passes_a_writer_at_the_gate(region: Region, other: Region
     writer.join()
 
 
+async def test_a_task_may_read_while_its_thread_reads(region: Region, other: Region):
+    def write() -> None:
+        with other.write_lock():
+            pass
+
+    writer = threading.Thread(target=write)
+    with region.read_lock():
+        writer.start()
+        await anyio.to_thread.run_sync(wait_until, lambda: hint(region) == 1)
+        with anyio.fail_after(5):
+            async with region.read_lock() as view:
+                assert view[0] == 0
+    await anyio.to_thread.run_sync(writer.join)
+
+
 # ---- the hint ---------------------------------------------------------------------------
 
 

@@ -81,6 +81,15 @@ def test_what_is_not_held_is_not_released(hold):
         hold.acquire_blocking()
 
 
+async def test_release_in_the_block_is_fine(region: Region, hold):
+    async with hold:
+        hold.release()
+    with hold:
+        hold.release()
+    with region.write_lock():
+        pass
+
+
 def test_no_view_while_nothing_is_held(hold):
     with pytest.raises(RuntimeError, match="no view"):
         hold.view  # noqa: B018

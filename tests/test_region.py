@@ -59,6 +59,12 @@ def test_the_generation_counts_write_locks(region: Region):
         assert region.generation == 2 * count
 
 
+def test_the_generation_of_a_truncated_region_is_an_error(region: Region, name: str):
+    os.truncate(f"/dev/shm/{name}", 4096)
+    with pytest.raises(RegionSizeError, match="truncated"):
+        region.generation  # noqa: B018
+
+
 def test_a_raw_region_has_no_generation(name: str):
     with Region.create(name, 10, layout="raw") as region:
         assert region.generation is None

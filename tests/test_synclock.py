@@ -47,6 +47,26 @@ def test_a_lock_that_another_thread_took_over_is_waited_for(region: Region):
     hold.release()
 
 
+def test_a_thread_that_ended_is_not_taken_for_a_new_one(region: Region):
+    hold = region.read_lock()
+    thread = threading.Thread(target=hold.acquire_blocking)
+    thread.start()
+    thread.join()
+    errors = []
+
+    def wait() -> None:  # its thread has, as a rule, the ident of the one that ended
+        try:
+            region.write_lock().acquire_blocking(timeout=0.01)
+        except Exception as error:
+            errors.append(type(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert errors == [LockTimeoutError]
+    hold.release()
+
+
 # ---- timeouts ------------------------------------------------------------------------
 
 
@@ -200,6 +220,47 @@ def test_python_sees_nothing_of_our_signal(region: Region, rival: Rival):
         region.write_lock().acquire_blocking(timeout=0.01)
     after = {number: signal.getsignal(number) for number in signal.valid_signals()}
     assert before == after
+
+
+IGNORED = """
+import signal, sys
+from shm_async import Region, LockTimeoutError
+region = Region.attach(sys.argv[1])
+for handler in (None, signal.SIG_IGN, signal.SIG_DFL):
+    if handler is not None:
+        for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+            signal.signal(number, handler)
+    try:
+        region.write_lock().acquire_blocking(timeout=0.05)
+    except LockTimeoutError:
+        print("timed out", flush=True)
+"""
+
+
+def test_a_signal_that_is_reset_or_ignored_meanwhile_interrupts_all_the_same(
+    region: Region, run_python
+):
+    with region.write_lock():
+        done = run_python(IGNORED)
+    assert (done.stdout, done.stderr) == ("timed out\n" * 3, "")
+
+
+NO_TIMERS = """
+import resource, sys
+from shm_async import Region
+region = Region.attach(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, 0))
+try:
+    region.write_lock().acquire_blocking(timeout=5)
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def test_without_a_timer_to_be_had_a_wait_is_an_error_and_no_busy_loop(region: Region, run_python):
+    with region.write_lock():
+        done = run_python(NO_TIMERS)
+    assert (done.stdout, done.stderr) == (f"{errno.ENOBUFS}\n", "")
 
 
 TAKEN = """
