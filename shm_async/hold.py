@@ -108,9 +108,9 @@ class Hold:
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         if self.exclusive:
-            cohort.leave_write()  # type: ignore[union-attr]
+            cohort.leave_write()  # type: ignore[union-attr]  # entered, so it is a cohort
         else:
-            cohort.leave_read(self._task)  # type: ignore[union-attr]
+            cohort.leave_read(self._task)  # type: ignore[union-attr]  # the same
         return DONE
 
     async def acquire(self) -> memoryview:
@@ -205,7 +205,7 @@ class Hold:
             view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
-        seat.leave(self.exclusive, None)  # type: ignore[union-attr]
+        seat.leave(self.exclusive, None)  # type: ignore[union-attr]  # entered: a seat
 
     def acquire_blocking(self, timeout: float | None = None) -> memoryview:
         """Block the calling thread until the lock is granted, and return `view`.

@@ -123,9 +123,9 @@ int32_t shma_lock_try_nested(shma_lock *lock);
 
 /*
  * Wait for the lock in the calling thread, through the gate, and begin to write if
- * it is the exclusive one. -EINTR: a signal came, or `timeout` nanoseconds (at least 1) are over;
- * the caller looks at its clock and its signal handlers, and calls again or
- * gives up.
+ * it is the exclusive one. -EINTR: a signal came, or `timeout` nanoseconds (at
+ * least 1) are over, or it was time to look for a sleeper at the gate; the caller
+ * looks at its clock and its signal handlers, and calls again or gives up.
  */
 int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
 
@@ -164,9 +164,10 @@ int32_t shma_waiter_fd(shma_lock *lock);
 int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive);
 
 /*
- * Take the result of a request that has ended: 0 the lock is held (an exclusive
- * one without having begun to write), -ECANCELED,
- * -ERANGE as above, or what the kernel said. -EINPROGRESS: it goes on.
+ * Take the result of a request that has ended: 0 the lock is held (an exclusive one
+ * without having begun to write), -ECANCELED, -ERANGE as above, or what the kernel
+ * said. -EINPROGRESS: it goes on. A grant that is not taken within a second, as its
+ * loop has stopped, is given back and becomes -ECANCELED.
  */
 int32_t shma_waiter_finish(shma_lock *lock);
 
