@@ -362,5 +362,5 @@ class CohortMachine(RuleBasedStateMachine):
         assert self.closed or self.kernel.mode == FREE
 
 
-CohortMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+CohortMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestCohort = pytest.mark.timeout(120)(CohortMachine.TestCase)
