@@ -422,7 +422,7 @@ class Region:
     def _reads_here(self) -> bool:
         """Whether this thread, or its event loop, has a lock that a reader may share."""
         here = get_ident()
-        return self._pool.held_here(exclusive_only=False) or any(
+        return self._pool.reads_here() or any(
             cohort.thread == here and cohort.readers for cohort in list(self._cohorts.values())
         )
 

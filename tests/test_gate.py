@@ -257,6 +257,9 @@ async def test_one_who_is_stopped_at_the_gate_delays_the_others_only(
     region: Region, busy: Rival, waiter: subprocess.Popen[bytes]
 ):
     waiter.send_signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{waiter.pid}/stat")
+    # a signal takes its time: one that is not stopped yet would get the lock and keep it
+    await anyio.to_thread.run_sync(wait_until, lambda: stat.read_text().split()[2] == "T")
     busy.do("unlock")
     for _ in range(3):
         with anyio.fail_after(5):

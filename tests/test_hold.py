@@ -92,7 +92,7 @@ async def test_release_in_the_block_is_fine(region: Region, hold):
 
 def test_no_view_while_nothing_is_held(hold):
     with pytest.raises(RuntimeError, match="no view"):
-        hold.view  # noqa: B018
+        hold.view  # noqa: B018  # reading it is what must raise
 
 
 def test_repr_tells_the_state(region: Region):

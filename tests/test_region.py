@@ -62,7 +62,7 @@ def test_the_generation_counts_write_locks(region: Region):
 def test_the_generation_of_a_truncated_region_is_an_error(region: Region, name: str):
     os.truncate(f"/dev/shm/{name}", 4096)
     with pytest.raises(RegionSizeError, match="truncated"):
-        region.generation  # noqa: B018
+        region.generation  # noqa: B018  # reading it is what must raise
 
 
 def test_a_raw_region_has_no_generation(name: str):

@@ -68,8 +68,7 @@ static void in_child(void)
         if (lock->fd >= 0)
             (void)close(lock->fd); /* never LOCK_UN: that would free the parent's lock */
         lock->fd = -1;
-        lock->mode = 0;
-        lock->at_gate = 0;
+        lock->mode = lock->at_gate = lock->writing = 0;
     }
     shma_registry_release();
 }

@@ -12,8 +12,8 @@
  * Who has to wait goes through the gate: takes it, waits for the flock, and lets
  * go of the gate once it has the lock. So one at a time stands in front of the
  * flock, the others queue behind it, and the kernel frees the gate of a process
- * that dies there. It is an OFD byte-range lock on the same descriptor, on a byte far behind any
- * data; such locks and flock do not see each other.
+ * that dies there. It is an OFD byte-range lock on the same descriptor, on a byte
+ * far behind any data; such locks and flock do not see each other.
  *
  * Newcomers must not overtake. They look at the hint in the control page, which
  * the one at the gate sets after taking it and clears before letting go. So a

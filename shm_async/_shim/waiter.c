@@ -25,7 +25,7 @@ enum thread { NONE, RUNNING, LEFT };
 struct shma_waiter {
     shma_lock *lock;         /* its descriptor is never closed while a thread runs */
     int32_t event_fd;
-    pthread_cond_t changed;  /* signalled on ASKED, on quit and on LEFT */
+    pthread_cond_t changed;  /* signalled on ASKED, IDLE, quit and LEFT */
     pthread_mutex_t mutex;   /* guards all that follows */
     enum state state;
     enum thread thread_state; /* LEFT: on its way out, join it */
