@@ -124,8 +124,8 @@ static bool next_request(shma_waiter *waiter)
     int code = 0;
 
     while (waiter->state == ENDED && waiter->result == 0 && !waiter->quit)
-        if (wait_for_change(waiter, &patience) == ETIMEDOUT)
-            give_back(waiter);
+        if (wait_for_change(waiter, &patience) == ETIMEDOUT && waiter->state == ENDED)
+            give_back(waiter); /* else it was collected while we waited for the mutex */
     while (waiter->state != ASKED && !waiter->quit && code != ETIMEDOUT)
         code = wait_for_change(waiter, &deadline);
     return waiter->state == ASKED && !waiter->quit;
