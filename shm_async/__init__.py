@@ -12,6 +12,7 @@ from .errors import (
 )
 from .hold import Hold
 from .region import Region
+from .statistics import Statistics
 
 __all__ = [
     "Hold",
@@ -23,5 +24,6 @@ __all__ = [
     "RegionNotFoundError",
     "RegionSizeError",
     "ShmError",
+    "Statistics",
     "WouldBlockError",
 ]

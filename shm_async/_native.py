@@ -46,6 +46,7 @@ __all__ = [
     "lock_try_exclusive",
     "lock_try_nested",
     "lock_try_shared",
+    "lock_upgrade",
     "lock_wait",
     "place",
     "reserve",
@@ -80,6 +81,7 @@ lock_release: Callable[[LockHandle], int] = lib.shma_lock_release
 lock_begin: Callable[[LockHandle], int] = lib.shma_lock_begin
 lock_end: Callable[[LockHandle], int] = lib.shma_lock_end
 lock_downgrade: Callable[[LockHandle], int] = lib.shma_lock_downgrade
+lock_upgrade: Callable[[LockHandle], int] = lib.shma_lock_upgrade
 lock_mode: Callable[[LockHandle], int] = lib.shma_lock_mode
 lock_mode_here: Callable[[LockHandle], int] = lib.shma_lock_mode_here
 lock_bind: Callable[[LockHandle], None] = lib.shma_lock_bind

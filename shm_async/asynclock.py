@@ -15,6 +15,10 @@ processes. The protocol:
   in: one writer, or all readers up to the next writer.
 * **Leave.** The last one out hands the lock to the queue without the kernel, for a
   bounded time; then, or with an empty queue, releases it.
+* **Convert.** A reader that is alone here converts the kernel's lock in place. If another
+  process reads too, the kernel takes the lock away, and the reader queues like any writer.
+  With other readers of this loop inside, it goes on reading and stands first in the queue
+  until they have left; a second one that wants the same lets go, or both would wait for ever.
 * **Withdraw.** A cancelled waiter leaves the queue. If it was the last, the
   request is called off; what had been granted by then is passed on or released.
 
@@ -40,13 +44,15 @@ from ._native import (
     lock_try_exclusive,
     lock_try_nested,
     lock_try_shared,
+    lock_upgrade,
     waiter_cancel,
     waiter_fd,
     waiter_finish,
     waiter_start,
 )
-from .filelock import FORKED, LockCloser, Opener, closed, failure
+from .filelock import FORKED, LockCloser, Opener, closed, failure, report_slow
 from .loops import NO_TASK, Loop, Task, Waiter
+from .statistics import Tally
 
 #: Hand-overs inside the cohort before other processes get their chance. A hand-over is
 #: about ten times cheaper than a grant by the kernel, so 64 make the grant's share small.
@@ -62,6 +68,9 @@ MAX_SHARE = 0.05
 
 EXCLUSIVE = 2  # of lock_mode
 
+#: try_upgrade: another process reads, too, and the kernel has taken our lock away.
+LOST = 1
+
 #: In `writer` while there is none.
 NOBODY: Task = None
 
@@ -76,6 +85,7 @@ class Cohort:
     * Somebody inside <=> the OFD holds the kernel's lock, in the matching mode.
     * `asking` (a request is under way, or being called off) => nobody is inside.
     * `queue` not empty => somebody is inside, or `asking`.
+    * A waiter that is `upgrading` is first in `queue`, and one of at least two `readers`.
     * `idle` <=> none of these: the next one may try the kernel at once.
     """
 
@@ -83,16 +93,19 @@ class Cohort:
         "asking",
         "closed",
         "closer",
-        "current_task",
         "gate",
         "handle",
         "idle",
         "kept_since",
         "loop",
+        "max_share",
         "name",
+        "native",
         "passes",
         "queue",
         "readers",
+        "tally",
+        "tasks",
         "thread",
         "watching",
         "writer",
@@ -103,11 +116,14 @@ class Cohort:
         self.closer: LockCloser | None  # dropped to close the OFD
         self.handle, self.closer = opener.open()
         lock_bind(self.handle)
+        self.tally: Tally = opener.ledger.open(self.handle)
         self.loop = loop
-        self.current_task = loop.current_task
+        self.native = loop.native
+        self.tasks = loop.tasks
         self.thread = get_ident()
         self.name = opener.mapping.name
         self.gate = opener.gate  # gate[0]: somebody of another process or thread waits there
+        self.max_share = MAX_KEEP if self.gate is None else MAX_SHARE
         self.writer: Task = NOBODY
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
@@ -117,6 +133,13 @@ class Cohort:
         self.watching = -1  # the eventfd, while the loop watches it
         self.kept_since = 0.0  # for MAX_KEEP, see _kept_for; 0.0: not known
         self.passes = 0  # since then, for MAX_PASSES
+
+    def current_task(self) -> Task:
+        """The task of our loop that runs; None in a callback, or if another loop runs."""
+        try:
+            return self.tasks[self.native]
+        except KeyError:
+            return None
 
     # ---- enter ----------------------------------------------------------------
 
@@ -143,13 +166,19 @@ class Cohort:
                 readers[task] = 1
                 self.kept_since = 0.0
             return code
+        return self.try_join(task) if readers else BUSY
+
+    def try_join(self, task: Task) -> int:
+        """Read together with the readers that are inside. Returns 0 or BUSY."""
+        readers = self.readers
         if task in readers:  # a nested read must not wait for its own task
             readers[task] += 1
-            return 0
-        if readers and not self.queue and self._may_join():
+        elif not self.queue and self._may_join():
             readers[task] = 1
-            return 0
-        return BUSY
+        else:
+            return BUSY
+        self.tally.joined += 1
+        return 0
 
     def try_nested(self, task: Task) -> int:
         """Share the lock past the gate, for a task whose thread shares it already."""
@@ -164,9 +193,11 @@ class Cohort:
 
     def _may_join(self) -> bool:
         """Whether a new reader may share the lock that readers of this loop hold."""
-        if self.gate is None:
-            return self._kept_for() < MAX_KEEP
-        return not self.gate[0] and self._kept_for() < MAX_SHARE
+        if self.gate is not None and self.gate[0]:
+            return False
+        if not self.kept_since:
+            self._kept_for()
+        return monotonic() - self.kept_since < self.max_share
 
     def _kept_for(self) -> float:
         """For how long others may have been kept out, in seconds.
@@ -209,16 +240,20 @@ class Cohort:
         waiter = self.loop.waiter(exclusive, task)
         self.queue.append(waiter)
         self.idle = False
+        start = self.tally.wait_begins()
         try:
             if not self._occupied() and not self.asking:
                 self._ask()
             await waiter.wait()
         except BaseException:
+            self.tally.cancelled += 1
             if waiter.granted:
-                self.leave(exclusive, task)
+                self.leave(task)
             else:
                 self._withdraw(waiter)
             raise
+        finally:
+            self.tally.wait_ended(start)
         if waiter.error is not None:
             raise waiter.error
 
@@ -253,6 +288,7 @@ class Cohort:
         while self.queue:
             try:
                 self._watch()
+                self.tally.requests += 1
                 code = waiter_start(self.handle, self.queue[0].exclusive)
                 error = failure(code, self.name) if code else None
             except OSError as caught:
@@ -339,13 +375,14 @@ class Cohort:
             if waiter.wake():
                 waiter.granted = True
                 self.readers[waiter.task] = self.readers.get(waiter.task, 0) + 1
+                self.tally.joined += 1
         return bool(self.readers)
 
     # ---- leave ----------------------------------------------------------------
 
-    def leave(self, exclusive: bool, task: Task) -> None:
+    def leave(self, task: Task) -> None:
         """Go out; the last one hands the lock on or releases it."""
-        if exclusive:
+        if self.writer is not NOBODY:
             self.leave_write()
         else:
             self.leave_read(task)
@@ -361,15 +398,17 @@ class Cohort:
             self.writer = NOBODY
             self.idle = True
         if code or self.closed:
-            self._left(code)
+            self.left(code)
 
     def leave_read(self, task: Task) -> None:
         readers = self.readers
         if readers[task] > 1:
             readers[task] -= 1
+            self._others_read_on()
             return
         if len(readers) > 1:
             del readers[task]
+            self._others_read_on()
             return
         if self.queue:
             del readers[task]
@@ -381,25 +420,141 @@ class Cohort:
             del readers[task]
             self.idle = True
         if code or self.closed:
-            self._left(code)
+            self.left(code)
 
-    def _left(self, code: int) -> None:
+    def left(self, code: int) -> None:
+        """The lock was released with that result, and it is not the usual one."""
         self._rest()
-        if code < 0 and code != FORKED:
+        if code > 0:
+            report_slow(self.handle, self.name)
+        elif code < 0 and code != FORKED:
             raise failure(code, self.name)
 
     def _hand_over(self) -> None:
         """Nobody is inside any more, the lock is still ours, and somebody is queued."""
-        self.passes += 1
-        if self.passes <= MAX_PASSES and self._kept_for() < MAX_KEEP:
-            lock_end(self.handle)
+        if self._may_pass():
+            self.tally.hand_overs += 1
+            if lock_end(self.handle) > 0:
+                report_slow(self.handle, self.name)
             self._admit()
         else:
             self._release()
             self._ask()
 
+    def _may_pass(self) -> bool:
+        """Whether those in the queue may have the lock before other processes get a chance."""
+        self.passes += 1
+        return self.passes <= MAX_PASSES and self._kept_for() < MAX_KEEP
+
     def _release(self) -> None:
-        lock_release(self.handle)
+        if lock_release(self.handle) > 0:
+            report_slow(self.handle, self.name)
+
+    # ---- convert --------------------------------------------------------------
+
+    def try_upgrade(self, task: Task) -> int:
+        """Turn a reader into the writer if that needs no waiting.
+
+        Returns 0, BUSY (it still reads, and so do others here), LOST (it reads no more,
+        as others do elsewhere), or another -errno: it still reads.
+        """
+        if self.readers != {task: 1}:
+            return BUSY
+        code = lock_upgrade(self.handle)
+        if code == 0:
+            self.readers.clear()
+            self.writer = task
+        elif code == BUSY:
+            self.readers.clear()
+            if self.queue:
+                self._ask()
+            else:
+                self._rest()
+            return LOST
+        return code
+
+    async def upgrade(self, task: Task) -> bool:
+        """Turn a reader into the writer. True: nobody can have written in between.
+
+        Cancellable: whoever is cancelled holds nothing, neither does it after an error.
+        """
+        code = self.try_upgrade(task)
+        if code == 0:
+            return True
+        if code == BUSY and not (self.queue and self.queue[0].upgrading):
+            return await self._upgrade_in_turn(task)
+        if code != LOST:
+            self.leave_read(task)
+        if code not in (LOST, BUSY):
+            raise failure(code, self.name)
+        await self.enter(True, task)
+        return False
+
+    async def _upgrade_in_turn(self, task: Task) -> bool:
+        """Read on until nobody else here does, with the next turn secured."""
+        waiter = self.loop.waiter(True, task)
+        waiter.upgrading = True
+        self.queue.appendleft(waiter)
+        start = self.tally.wait_begins()
+        try:
+            await waiter.wait()
+        except BaseException:
+            self.tally.cancelled += 1
+            if waiter.granted:
+                self.leave_write()
+            else:
+                self._withdraw(waiter)
+                self._stop_reading(waiter)
+            raise
+        finally:
+            self.tally.wait_ended(start)
+        if waiter.error is not None:
+            self._stop_reading(waiter)
+            raise waiter.error
+        return waiter.upgrading
+
+    def _stop_reading(self, waiter: Waiter) -> None:
+        if waiter.upgrading:  # else the kernel has taken its lock away
+            self.leave_read(waiter.task)
+
+    def _others_read_on(self) -> None:
+        """A reader has left, others are inside: perhaps just the one who wants to write."""
+        if self.queue and self.queue[0].upgrading and self.readers == {self.queue[0].task: 1}:
+            self._convert()
+
+    def _convert(self) -> None:
+        """The head of the queue is the only reader here: make it the writer."""
+        waiter = self.queue[0]
+        code = lock_upgrade(self.handle)
+        if code == BUSY:  # somebody elsewhere reads: the lock is gone
+            waiter.upgrading = False  # a writer like any other, and still the first
+            self.readers.clear()
+            self._ask()
+            return
+        self.queue.popleft()
+        if code:
+            waiter.error = failure(code, self.name)
+            waiter.wake()
+        elif waiter.wake():
+            waiter.granted = True
+            self.readers.clear()
+            self.writer = waiter.task
+        else:
+            lock_downgrade(self.handle)  # cancelled: it reads until it has noticed
+
+    def downgrade(self) -> int:
+        """Turn the writer into a reader, and let readers in that wait. Returns 0 or -errno."""
+        code = lock_downgrade(self.handle)
+        if code < 0:
+            return code
+        if code:
+            report_slow(self.handle, self.name)
+        self.readers[self.writer] = 1
+        self.writer = NOBODY
+        self.tally.joined += 1
+        if self.queue and not self.queue[0].exclusive and self._may_pass():
+            self._admit_readers()
+        return 0
 
     # ---- withdraw and close ---------------------------------------------------
 

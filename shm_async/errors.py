@@ -53,4 +53,10 @@ class LockTimeoutError(ShmError, TimeoutError):
 
 
 class WouldBlockError(ShmError, BlockingIOError):
-    """Raised by ``acquire_nowait`` when the lock could only be had by waiting."""
+    """Raised by ``acquire_nowait`` and ``upgrade_nowait`` when it takes a wait.
+
+    Attributes:
+        still_held: whether the read lock that was to be upgraded is still held.
+    """
+
+    still_held: bool = False

@@ -7,14 +7,30 @@ processes and with programs that know nothing of this package.
 """
 
 import errno
+import logging
+import sys
 
 from . import _native, segment
 from ._native import BUSY, FORKED, SHRUNK, LockCloser, LockHandle
 from .control import process_identity
 from .errors import RegionClosedError, RegionSizeError
 from .mapping import Mapping
+from .statistics import Ledger
 
-__all__ = ["BUSY", "FORKED", "LockCloser", "LockHandle", "Opener", "closed", "failure"]
+__all__ = [
+    "BUSY",
+    "FORKED",
+    "LockCloser",
+    "LockHandle",
+    "Opener",
+    "closed",
+    "failure",
+    "report_slow",
+]
+
+EXCLUSIVE = 2  # LOCK_EX
+
+logger = logging.getLogger(__package__)
 
 
 class Opener:
@@ -24,7 +40,7 @@ class Opener:
     that a forked child may keep it without keeping a lock.
     """
 
-    __slots__ = ("control", "fd", "gate", "identity", "mapping", "readable", "writable")
+    __slots__ = ("control", "fd", "gate", "identity", "ledger", "mapping", "readable", "writable")
 
     def __init__(
         self,
@@ -39,6 +55,7 @@ class Opener:
         self.mapping = mapping
         self.control = control
         self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
+        self.ledger = Ledger()
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 
@@ -77,6 +94,11 @@ def failure(code: int, name: str) -> Exception:
             f"region {name!r} was truncated by somebody: its memory is gone; "
             "close it, unlink it and create it again"
         )
+    if code == FORKED:
+        return RuntimeError(
+            f"the lock of region {name!r} was taken before a fork, by the parent process: "
+            "this process does not hold it; ask the region for another"
+        )
     try:
         _native.check(code, "lock the region", name)
     except OSError as error:
@@ -89,3 +111,23 @@ def failure(code: int, name: str) -> Exception:
 def closed(name: str) -> RegionClosedError:
     """The exception for use after close."""
     return RegionClosedError(f"region {name!r} is closed: open it again")
+
+
+def report_slow(handle: LockHandle, name: str) -> None:
+    """Log that the hold that has just ended was a slow one, at the line that ended it."""
+    kind = "write" if handle.ended == EXCLUSIVE else "read"
+    logger.warning(
+        "region %r: a %s lock was held for %.3f s, more than slow_hold allows",
+        name,
+        kind,
+        handle.lasted / 1e9,
+        stacklevel=_levels_to_the_user(),
+    )
+
+
+def _levels_to_the_user() -> int:
+    """How many frames up logging has to look for the first that is not of this package."""
+    frame, levels = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame, levels = frame.f_back, levels + 1
+    return levels - 1

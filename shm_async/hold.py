@@ -4,45 +4,35 @@ One object serves `async with`, `with`, and the explicit calls. It stands in a
 cohort (of an event loop) or on a seat (of a thread) while it is held, and knows
 nothing of how those lock.
 
-Taking a free lock is what happens most, so `__aenter__`, `__aexit__`, `__enter__` and
-`__exit__` spell that one case out: a look at one flag, one call into C, one view.
+Taking a free lock is what happens most, so `__enter__` and `__exit__` here, and
+`__aenter__` and `__aexit__` in guards.py, spell that one case out.
 Everything else goes the long way, through the methods of `Hold`.
 """
 
 import errno
-import math
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import anyio.lowlevel
 
-from ._native import LockHandle, lock_release, lock_try_exclusive, lock_try_shared
-from .asynclock import Cohort
+from ._native import LockHandle, lock_mode, lock_release, lock_try_exclusive, lock_try_shared
+from .asynclock import EXCLUSIVE, LOST, Cohort
 from .errors import WouldBlockError
 from .filelock import BUSY, FORKED, failure
-from .loops import Task, loop_is_running
-from .synclock import Seat
+from .loops import NO_TASK, Task, loop_is_running
+from .synclock import Seat, check_timeout
 
 if TYPE_CHECKING:
-    from .region import Region
+    from .locks import Locks
 
-__all__ = ["Hold", "ReadHold", "WriteHold"]
-
-#: Seconds that nobody lives to see the end of; more would overflow a clock.
-FOR_EVER = 1e9
+__all__ = ["Hold"]
 
 
-class _Done(tuple[()]):
-    """Awaiting it does nothing, and costs no coroutine: what `__aexit__` returns."""
-
-    __slots__ = ()
-    __await__ = tuple.__iter__
-
-
-DONE: Awaitable[None] = _Done()  # type: ignore[assignment]  # an iterator, not a generator
+#: The slice that is everything, made once.
+ALL = slice(None)
 
 
 class Hold:
@@ -52,6 +42,9 @@ class Hold:
     as ``with hold as view`` (blocks the thread), or through the explicit calls.
     `view` is the region's memory as elements, valid while the lock is held. A hold
     can be used again after it was released, but not twice at once.
+
+    `upgrade` turns a read lock into the write lock, `downgrade` back; both end the view
+    and make another, so take it from `view` afterwards.
 
     A forked child holds nothing: leaving the block there does nothing.
     """
@@ -71,11 +64,13 @@ class Hold:
     exclusive: ClassVar[bool]
 
     # Invariants: _at is None <=> nothing is held and nothing is under way.
-    # _view is None while nothing is held. _task counts only while _at is a cohort.
+    # _view is None while nothing is held. _task is whom the cohort knows as a reader.
     # _plain <=> _timeout is None, and no checkpoint was asked for.
+    # What is held, for reading or for writing, is known to _at alone; `exclusive` is what
+    # will be asked for.
 
     def __init__(
-        self, region: "Region", whole: memoryview, timeout: float | None, fast_acquire: bool
+        self, region: "Locks", whole: memoryview, timeout: float | None, fast_acquire: bool
     ) -> None:
         self._region = region
         self._whole = whole  # the region's data; what the holder gets is a slice of it
@@ -89,29 +84,6 @@ class Hold:
         self._view: memoryview | None = None
 
     # ---- async ----------------------------------------------------------------
-
-    async def __aenter__(self) -> memoryview:
-        return await self._acquire()
-
-    def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> Awaitable[None]:
-        view, self._view = self._view, None
-        cohort, self._at = self._at, None
-        if view is None:  # released in the block
-            return DONE
-        try:
-            view.release()
-        except BufferError:
-            pass  # an array or structure was made from it: stale from now on
-        if self.exclusive:
-            cohort.leave_write()  # type: ignore[union-attr]  # entered, so it is a cohort
-        else:
-            cohort.leave_read(self._task)  # type: ignore[union-attr]  # the same
-        return DONE
 
     async def acquire(self) -> memoryview:
         """Wait for the lock in the event loop and return `view`.
@@ -140,7 +112,7 @@ class Hold:
             if code == BUSY:
                 await cohort.enter(self.exclusive, self._task)
             elif code:
-                raise failure(code, self._region.name)
+                raise failure(code, self._region._name)
             entered = True
             return self._entered()
         except BaseException:
@@ -178,7 +150,7 @@ class Hold:
             seat = self._region._pool.free.pop()
             if not self._try(seat.handle):
                 self._at = seat
-                view = self._view = self._whole[:]
+                view = self._view = self._whole[ALL]
                 return view
             busy, seat = seat, None  # never to the pool twice: two threads would share it
             busy.abandon()
@@ -205,7 +177,12 @@ class Hold:
             view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
-        seat.leave(self.exclusive, None)  # type: ignore[union-attr]  # entered: a seat
+        try:
+            code = lock_release(seat.handle)  # type: ignore[union-attr]  # entered: a seat
+        finally:
+            seat.pool.free.append(seat)  # type: ignore[union-attr,arg-type]  # the same
+        if code or seat.extra:  # type: ignore[union-attr]  # the same
+            seat.left(code)  # type: ignore[union-attr]  # the same
 
     def acquire_blocking(self, timeout: float | None = None) -> memoryview:
         """Block the calling thread until the lock is granted, and return `view`.
@@ -236,7 +213,7 @@ class Hold:
                 self._region._refuse_to_wait_for_oneself(self.exclusive)
                 seat.wait(self.exclusive, timeout)
             elif code:
-                raise failure(code, self._region.name)
+                raise failure(code, self._region._name)
             entered = True
             return self._entered()
         except BaseException:
@@ -272,7 +249,7 @@ class Hold:
         try:
             code, _ = self._try_cohort()
             if code:
-                raise self._would_block() if code == BUSY else failure(code, self._region.name)
+                raise self._would_block() if code == BUSY else failure(code, self._region._name)
             entered = True
             return self._entered()
         except BaseException:
@@ -281,7 +258,9 @@ class Hold:
 
     def _would_block(self) -> WouldBlockError:
         kind = "write" if self.exclusive else "read"
-        return WouldBlockError(errno.EWOULDBLOCK, f"the {kind} lock is not free", self._region.name)
+        return WouldBlockError(
+            errno.EWOULDBLOCK, f"the {kind} lock is not free", self._region._name
+        )
 
     # ---- release --------------------------------------------------------------
 
@@ -299,15 +278,19 @@ class Hold:
 
     def _leave(self) -> None:
         at, self._at = self._at, None
+        try:
+            self._end_view()
+        finally:
+            if at is not None:
+                at.leave(self._task)
+
+    def _end_view(self) -> None:
         view, self._view = self._view, None
         try:
             if view is not None:
                 view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
-        finally:
-            if at is not None:
-                at.leave(self.exclusive, self._task)
 
     def _undo(self, entered: bool) -> None:
         """An exception ended an attempt to acquire: hold nothing."""
@@ -315,7 +298,148 @@ class Hold:
         if isinstance(at, Seat):
             at.abandon()
         elif at is not None and entered:
-            at.leave(self.exclusive, self._task)
+            at.leave(self._task)
+
+    # ---- convert --------------------------------------------------------------
+
+    async def upgrade(self) -> bool:
+        """Turn the read lock into the write lock. True: nobody wrote in between.
+
+        False: the read lock had to be let go on the way, so what was read may be old: read
+        again. `view` is a new one, writable. Waits in the event loop until nobody else
+        reads; cancellable, and whoever is cancelled holds nothing any more.
+
+        Raises:
+            PermissionError: the region was attached with ``readonly=True``.
+            RuntimeError: this hold does not read, or the task would wait for itself.
+            RegionClosedError, RegionSizeError. The lock is held on only after RuntimeError,
+            PermissionError, and RegionClosedError on a region that was closed before.
+        """
+        cohort = self._cohort_to_upgrade()
+        whole = self._region._writable()
+        self._end_view()
+        try:
+            kept = await cohort.upgrade(self._task)
+        except BaseException:
+            self._at = None
+            raise
+        self._view = whole[:]
+        return kept
+
+    def upgrade_blocking(self, timeout: float | None = None) -> bool:
+        """Do what `upgrade` does in a lock that was taken by ``with`` or `acquire_blocking`.
+
+        Blocks the calling thread. Signal handlers run, and what they raise ends the wait.
+
+        Args:
+            timeout: seconds; None means the one given to `read_lock`.
+
+        Raises:
+            LockTimeoutError: nothing is held any more; and as for `upgrade`.
+        """
+        timeout = self._timeout if timeout is None else check_timeout(timeout)
+        seat = self._seat_to_upgrade()
+        whole = self._region._writable()
+        self._end_view()
+        try:
+            code = seat.try_upgrade()
+            if code == BUSY:
+                seat.wait(True, timeout)
+            elif code:
+                raise failure(code, self._region._name)
+        except BaseException:
+            self._undo(False)
+            raise
+        self._view = whole[:]
+        return code == 0
+
+    def upgrade_nowait(self) -> None:
+        """Turn the read lock into the write lock if that needs no waiting.
+
+        Raises:
+            WouldBlockError: somebody else reads. Its `still_held` is True if they are all of
+                this event loop. Else it is False and nothing is held any more: the kernel
+                takes the read lock away in trying.
+            PermissionError, RuntimeError, RegionClosedError, RegionSizeError: the read lock
+                is still held.
+        """
+        at = self._seat_to_upgrade() if isinstance(self._at, Seat) else self._cohort_to_upgrade()
+        whole = self._region._writable()
+        code = at.try_upgrade() if isinstance(at, Seat) else at.try_upgrade(self._task)
+        if code == 0:
+            self._end_view()
+            self._view = whole[:]
+            return
+        still_held = isinstance(at, Cohort) and code == BUSY
+        if code in (BUSY, LOST):
+            if not still_held:
+                self._end_view()
+                self._undo(False)
+            error = self._would_block()
+            error.still_held = still_held
+            raise error
+        raise failure(code, self._region._name)
+
+    def downgrade(self) -> None:
+        """Turn the write lock into a read lock. Never waits; nobody writes in between.
+
+        `view` is a new one, read-only.
+
+        Raises:
+            RuntimeError: this hold does not write, or belongs to another event loop.
+        """
+        at = self._held_at()
+        mode = lock_mode(at.handle)
+        if mode == 0:
+            raise failure(FORKED, self._region._name)
+        if mode != EXCLUSIVE:
+            raise RuntimeError(f"{self!r} reads already: there is nothing to downgrade")
+        if isinstance(at, Cohort):
+            self._task = at.writer
+        code = at.downgrade()
+        if code < 0:
+            raise failure(code, self._region._name)
+        self._end_view()
+        self._view = self._whole[:].toreadonly()
+
+    def _held_at(self) -> Cohort | Seat:
+        if self._view is None or self._at is None:
+            raise RuntimeError(f"{self!r} is not held: acquire it first")
+        if isinstance(self._at, Cohort) and self._at.thread != get_ident():
+            raise RuntimeError(f"{self!r} belongs to an event loop: convert it in its thread")
+        return self._at
+
+    def _cohort_to_upgrade(self) -> Cohort:
+        at = self._held_at()
+        if isinstance(at, Seat):
+            message = f"{self!r} belongs to a thread: use upgrade_blocking()"
+            raise RuntimeError(message)  # noqa: TRY004  # a wrong call, not a wrong type
+        if at.writer is not None:
+            raise RuntimeError(f"{self!r} has the write lock already")
+        task = at.current_task()
+        others = at.readers[self._task] - 1 if self._task is not NO_TASK else 0
+        if task is not self._task and task in at.readers:
+            others += 1
+        if others or self._region._pool.reads_here():
+            raise self._would_wait_for_oneself()
+        return at
+
+    def _seat_to_upgrade(self) -> Seat:
+        at = self._held_at()
+        if isinstance(at, Cohort):
+            message = f"{self!r} belongs to an event loop: await upgrade()"
+            raise RuntimeError(message)  # noqa: TRY004  # the same
+        if lock_mode(at.handle) == EXCLUSIVE:
+            raise RuntimeError(f"{self!r} has the write lock already")
+        if self._region._reads_here(but=at):
+            raise self._would_wait_for_oneself()
+        return at
+
+    def _would_wait_for_oneself(self) -> RuntimeError:
+        return RuntimeError(
+            f"another read lock of region {self._region._name!r} is held here, and to upgrade "
+            "this one would wait for it for ever: release the other one first"
+        )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be copied or pickled: ask its region for another")
@@ -351,73 +475,10 @@ class Hold:
             )
 
     def __repr__(self) -> str:
-        state = "free" if self._at is None else "waiting" if self._view is None else "held"
-        return f"<{type(self).__name__} of {self._region.name!r}, {state}>"
-
-
-class WriteHold(Hold):
-    """The write lock: one holder, nobody else. Its view is writable."""
-
-    __slots__ = ()
-    exclusive = True
-
-    async def __aenter__(self) -> memoryview:
-        cohort = self._region._cohort
-        if cohort.idle and self._plain and self._at is None:
-            try:
-                if not lock_try_exclusive(cohort.handle):
-                    if task := cohort.current_task():
-                        cohort.idle = False
-                        cohort.writer = task
-                        cohort.kept_since = 0.0
-                        self._at = cohort
-                        view = self._view = self._whole[:]
-                        return view
-                    lock_release(cohort.handle)  # another loop runs in this thread by now
-            except BaseException:
-                self._at = self._view = None
-                cohort.take_back()
-                raise
-        return await self._acquire()
-
-
-class ReadHold(Hold):
-    """A read lock: many holders at once, no writer. Its view is read-only."""
-
-    __slots__ = ()
-    exclusive = False
-
-    async def __aenter__(self) -> memoryview:
-        cohort = self._region._cohort
-        if cohort.idle and self._plain and self._at is None:
-            try:
-                if not lock_try_shared(cohort.handle):
-                    if task := cohort.current_task():
-                        cohort.idle = False
-                        cohort.readers[task] = 1
-                        cohort.kept_since = 0.0
-                        self._task = task
-                        self._at = cohort
-                        view = self._view = self._whole[:]
-                        return view
-                    lock_release(cohort.handle)  # another loop runs in this thread by now
-            except BaseException:
-                self._at = self._view = None
-                cohort.take_back()
-                raise
-        return await self._acquire()
-
-
-def check_timeout(timeout: float | None) -> float | None:
-    """Return `timeout`, in seconds, or None for ever.
-
-    Raises:
-        TypeError: no number. ValueError: negative or NaN.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if math.isnan(timeout) or timeout < 0:
-        raise ValueError(f"timeout must not be negative or NaN: {timeout}")
-    return None if timeout > FOR_EVER else timeout
+        if self._at is None:
+            state = "free"
+        elif self._view is None:
+            state = "waiting"
+        else:
+            state = "writing" if lock_mode(self._at.handle) == EXCLUSIVE else "reading"
+        return f"<{type(self).__name__} of {self._region._name!r}, {state}>"

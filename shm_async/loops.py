@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.lowlevel
@@ -19,6 +18,12 @@ Task = object
 NO_TASK: Task = "no task"
 
 
+class Tasks(Protocol):
+    """The running task of each event loop."""
+
+    def __getitem__(self, native: Any, /) -> Any: ...
+
+
 class Waiter(Protocol):
     """One task that waits for its turn.
 
@@ -28,6 +33,7 @@ class Waiter(Protocol):
     """
 
     exclusive: bool
+    upgrading: bool  # it reads meanwhile, and writes once nobody else reads
     task: Task
     granted: bool
     error: Exception | None
@@ -37,12 +43,16 @@ class Waiter(Protocol):
 
 
 class Loop(Protocol):
-    """One event loop, seen from its own thread."""
+    """One event loop, seen from its own thread.
+
+    `tasks[native]` is the task that runs. In a callback, or if another loop runs, it is
+    None or a KeyError. A subscript, as every uncontended lock asks, and a call costs more.
+    """
 
     @property
-    def current_task(self) -> Callable[[], Any]:
-        """Call it for the running task; None in a callback, or if another loop runs."""
-
+    def native(self) -> object: ...
+    @property
+    def tasks(self) -> "Tasks": ...
     def waiter(self, exclusive: bool, task: Task) -> Waiter: ...
     def watch(self, fd: int, callback: Callable[[], None]) -> None: ...
     def unwatch(self, fd: int) -> None: ...
@@ -74,20 +84,28 @@ def adapt(native: object) -> Loop:
 
 # ---- asyncio -------------------------------------------------------------------
 
-#: asyncio.current_task(loop); before 3.12 that is a Python function around this lookup,
-#: and as slow as a system call.
-_current_task: Callable[[asyncio.AbstractEventLoop], Task | None] = (
-    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]  # not in the stubs
+
+class _AskAsyncio:
+    """`asyncio.current_task` as a subscript."""
+
+    def __getitem__(self, loop: asyncio.AbstractEventLoop) -> Task | None:
+        return asyncio.current_task(loop)
+
+
+#: Before 3.14 asyncio.current_task is a lookup in this dictionary.
+_asyncio_tasks: Tasks = (
+    _AskAsyncio() if sys.version_info >= (3, 14) else asyncio.tasks._current_tasks  # type: ignore[attr-defined]  # not in the stubs
 )
 
 
 class AsyncioWaiter:
     """A task that awaits a future."""
 
-    __slots__ = ("error", "exclusive", "future", "granted", "task")
+    __slots__ = ("error", "exclusive", "future", "granted", "task", "upgrading")
 
     def __init__(self, exclusive: bool, task: Task, future: "asyncio.Future[None]") -> None:
         self.exclusive = exclusive
+        self.upgrading = False
         self.task = task
         self.future = future
         self.granted = False
@@ -106,30 +124,30 @@ class AsyncioWaiter:
 class AsyncioLoop:
     """Any implementation of asyncio's event loop, uvloop's included."""
 
-    __slots__ = ("current_task", "loop")
+    __slots__ = ("native",)
+    tasks = _asyncio_tasks
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.current_task: Callable[[], Any] = partial(_current_task, loop)
+        self.native = loop
 
     def waiter(self, exclusive: bool, task: Task) -> AsyncioWaiter:
-        return AsyncioWaiter(exclusive, task, self.loop.create_future())
+        return AsyncioWaiter(exclusive, task, self.native.create_future())
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
-        self.loop.add_reader(fd, callback)
+        self.native.add_reader(fd, callback)
 
     def unwatch(self, fd: int) -> None:
-        if not self.loop.is_closed():
-            self.loop.remove_reader(fd)
+        if not self.native.is_closed():
+            self.native.remove_reader(fd)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        self.loop.call_soon_threadsafe(callback)
+        self.native.call_soon_threadsafe(callback)
 
     def is_running(self) -> bool:
-        return self.loop.is_running()
+        return self.native.is_running()
 
     def is_over(self) -> bool:
-        return self.loop.is_closed()
+        return self.native.is_closed()
 
 
 # ---- trio ----------------------------------------------------------------------
@@ -138,10 +156,11 @@ class AsyncioLoop:
 class TrioWaiter:
     """A task that is parked until it is rescheduled."""
 
-    __slots__ = ("error", "exclusive", "granted", "parked", "task", "woken")
+    __slots__ = ("error", "exclusive", "granted", "parked", "task", "upgrading", "woken")
 
     def __init__(self, exclusive: bool, task: Task) -> None:
         self.exclusive = exclusive
+        self.upgrading = False
         self.task = task
         self.parked: trio.lowlevel.Task | None = None  # only while it waits
         self.woken = False
@@ -174,24 +193,29 @@ class TrioWaiter:
         return True
 
 
-class TrioLoop:
-    """The descriptor is watched by a system task: trio has no callbacks for that."""
+class _AskTrio:
+    """`trio.lowlevel.current_task` as a subscript."""
 
-    __slots__ = ("_pump", "token")
-
-    def __init__(self, token: Any) -> None:
-        self.token: trio.lowlevel.TrioToken = token
-        self._pump: trio.CancelScope | None = None
-
-    def current_task(self) -> Any:
+    def __getitem__(self, token: "trio.lowlevel.TrioToken") -> Task | None:
         import trio
 
         try:
-            if trio.lowlevel.current_trio_token() is self.token:
+            if trio.lowlevel.current_trio_token() is token:
                 return trio.lowlevel.current_task()
         except RuntimeError:  # trio does not run, or not right now (guest mode)
             pass
         return None
+
+
+class TrioLoop:
+    """The descriptor is watched by a system task: trio has no callbacks for that."""
+
+    __slots__ = ("_pump", "native")
+    tasks = _AskTrio()
+
+    def __init__(self, token: Any) -> None:
+        self.native: trio.lowlevel.TrioToken = token
+        self._pump: trio.CancelScope | None = None
 
     def waiter(self, exclusive: bool, task: Task) -> TrioWaiter:
         return TrioWaiter(exclusive, task)
@@ -215,7 +239,7 @@ class TrioLoop:
             self._pump = None
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
-        self.token.run_sync_soon(callback)
+        self.native.run_sync_soon(callback)
 
     def is_running(self) -> bool:
         return not self.is_over()
@@ -224,6 +248,6 @@ class TrioLoop:
         import trio
 
         with contextlib.suppress(trio.RunFinishedError):
-            self.token.run_sync_soon(int, idempotent=True)
+            self.native.run_sync_soon(int, idempotent=True)
             return False
         return True

@@ -1,25 +1,20 @@
-"""Region: a named block of shared memory and its read/write lock."""
+"""Region: a named block of shared memory. How it is locked is in locks.py."""
 
-import errno
 import os
 import sys
 import warnings
-from sys import getrefcount
-from threading import Lock, get_ident
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn
 from weakref import WeakSet
 
 from . import _native, control, elements, layouts, segment
 from ._native import SHRUNK
-from .asynclock import Cohort
 from .errors import RegionExistsError, RegionNotFoundError
-from .filelock import Opener, closed, failure
-from .hold import Hold, ReadHold, WriteHold, check_timeout
+from .filelock import Opener, failure
 from .layouts import Layout, Plan
-from .loops import NO_TASK, Task, adapt, current_loop
+from .locks import Locks
 from .mapping import Mapping
-from .synclock import Pool
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,7 +28,7 @@ Owner = Literal["me", "any"]
 OPEN_TRIES = 100
 
 
-class Region:
+class Region(Locks):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event
@@ -46,35 +41,19 @@ class Region:
     __slots__ = (
         "__weakref__",
         "_closing",
-        "_cohort",
-        "_cohorts",
         "_control",
         "_created",
         "_fd",
         "_identity",
-        "_name",
-        "_opener",
         "_plan",
-        "_pool",
-        "_readonly",
-        "_spare_read",
-        "_spare_write",
     )
 
     _fd: int  # the first descriptor: never takes a flock, is what new OFDs are opened from
-    _name: str
     _identity: tuple[int, int]  # st_dev, st_ino
     _plan: Plan
     _created: bool
-    _readonly: bool
     _closing: Lock  # held for good once the region is closed
-    _cohort: Cohort  # of the loop that was the last to use us; NOWHERE if there is none
-    _cohorts: dict[object, Cohort]  # by event loop
     _control: _native.Control | None  # valid as long as _opener's mapping
-    _opener: Opener | None  # None once closed: it keeps the memory mapped
-    _pool: Pool
-    _spare_read: ReadHold | None  # handed out again when nobody else refers to it
-    _spare_write: WriteHold | None
 
     # ---- making one ------------------------------------------------------------
 
@@ -258,19 +237,9 @@ class Region:
         self._identity = (found.st_dev, found.st_ino)
         self._control = mapping.control() if plan.layout == "managed" else None
         view = elements.typed_view(mapping.view(plan.nbytes), plan.dtype)
-        self._opener = Opener(fd, self._identity, mapping, self._control, view)
-        self._spare_read = None
-        self._spare_write = None
-        self._start_afresh()
+        self._have_locks(Opener(fd, self._identity, mapping, self._control, view))
         _open_regions.add(self)
         return self
-
-    def _start_afresh(self) -> None:
-        """Begin, or begin again in a forked child, with no lock held and no OFD open."""
-        assert self._opener is not None
-        self._pool = Pool(self._opener)
-        self._cohorts = {}
-        self._cohort = NOWHERE
 
     # ---- end -------------------------------------------------------------------
 
@@ -284,12 +253,8 @@ class Region:
         if not self._closing.acquire(blocking=False):
             return
         _open_regions.discard(self)
-        cohorts, self._cohorts, self._cohort = self._cohorts, {}, NOWHERE
-        for cohort in cohorts.values():
-            _close_in_its_thread(cohort)
-        self._pool.close()
-        self._opener = self._control = None
-        self._spare_read = self._spare_write = None
+        self._end_locks()
+        self._control = None
         os.close(self._fd)
 
     def unlink(self) -> None:
@@ -334,115 +299,6 @@ class Region:
             message = f"{self!r} was never closed"
             self.close()
             warnings.warn(message, ResourceWarning, 2)
-
-    # ---- locks -----------------------------------------------------------------
-
-    def read_lock(self, *, timeout: float | None = None, fast_acquire: bool = True) -> ReadHold:
-        """A read lock, to be used with ``async with`` or ``with``: many readers, no writer.
-
-        It is shared with all who are attached, in any process, and with programs
-        that use flock(2) on the object.
-
-        Args:
-            timeout: seconds after which ``with`` gives up (LockTimeoutError).
-            fast_acquire: False makes ``async with`` yield once even if the lock is free.
-
-        Raises:
-            RegionClosedError: here or when it is acquired.
-            ValueError, TypeError: `timeout` is no number of seconds.
-        """
-        hold = self._spare_read
-        if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
-            return hold  # type: ignore[return-value]  # None is never alone
-        hold = ReadHold(self, self._usable().readable, check_timeout(timeout), fast_acquire)
-        self._spare_read = hold if hold._plain else None
-        return hold
-
-    def write_lock(self, *, timeout: float | None = None, fast_acquire: bool = True) -> WriteHold:
-        """The write lock, to be used with ``async with`` or ``with``: nobody else is inside.
-
-        Arguments and errors are those of `read_lock`.
-
-        Raises:
-            PermissionError: the region was attached with ``readonly=True``.
-        """
-        hold = self._spare_write
-        if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
-            return hold  # type: ignore[return-value]  # None is never alone
-        whole = self._usable().writable
-        if self._readonly:
-            raise PermissionError(
-                errno.EACCES, "attached with readonly=True: there are no write locks", self._name
-            )
-        hold = WriteHold(self, whole, check_timeout(timeout), fast_acquire)
-        self._spare_write = hold if hold._plain else None
-        return hold
-
-    def _disown(self, hold: Hold) -> None:
-        """Never hand this hold out again: its user may keep it while it is held."""
-        if hold is self._spare_write:
-            self._spare_write = None
-        elif hold is self._spare_read:
-            self._spare_read = None
-
-    def _join_cohort(self) -> tuple[Cohort, Task]:
-        """The cohort of the running event loop, and the task that runs."""
-        cohort = self._cohort
-        if cohort.thread == get_ident() and (task := cohort.current_task()) is not None:
-            return cohort, task
-        native = current_loop()
-        known = self._cohorts.get(native)
-        cohort = self._cohort = known if known is not None else self._new_cohort(native)
-        task = cohort.current_task()
-        return cohort, NO_TASK if task is None else task
-
-    def _new_cohort(self, native: object) -> Cohort:
-        self._forget_finished_loops()
-        try:
-            cohort = self._cohorts[native] = Cohort(self._usable(), adapt(native))
-        except OSError:
-            self._usable()  # closed meanwhile: there was nothing left to open it from
-            raise
-        if self._opener is None:  # closed meanwhile, and close() did not see this one
-            cohort.close()
-            raise closed(self._name)
-        return cohort
-
-    def _renew(self) -> None:
-        """The locks turned out to be a parent's: make our own."""
-        self._usable()
-        self._start_afresh()
-
-    def _forget_finished_loops(self) -> None:
-        for native, cohort in list(self._cohorts.items()):
-            if cohort.loop.is_over():
-                self._cohorts.pop(native, None)
-                cohort.abandon()
-
-    def _reads_here(self) -> bool:
-        """Whether this thread, or its event loop, has a lock that a reader may share."""
-        here = get_ident()
-        return self._pool.reads_here() or any(
-            cohort.thread == here and cohort.readers for cohort in list(self._cohorts.values())
-        )
-
-    def _refuse_to_wait_for_oneself(self, exclusive: bool) -> None:
-        """Raise RuntimeError if the lock is held by this very thread, which is about to block."""
-        here = get_ident()
-        self._forget_finished_loops()
-        if self._pool.held_here(exclusive_only=not exclusive):
-            holder = "this thread holds"
-        elif any(
-            cohort.thread == here and cohort.conflicts(exclusive)
-            for cohort in list(self._cohorts.values())
-        ):
-            holder = "a task of this thread's event loop holds"
-        else:
-            return
-        raise RuntimeError(
-            f"{holder} a lock of region {self._name!r}, and blocking the thread would wait "
-            "for it for ever: release it first, or use `async with`"
-        )
 
     # ---- memory ----------------------------------------------------------------
 
@@ -526,12 +382,6 @@ class Region:
             states.insert(1, "readonly")
         return f"<Region {self._name!r}: {plan.length} x {plan.dtype}, {', '.join(states)}>"
 
-    def _usable(self) -> Opener:
-        opener = self._opener
-        if opener is None:
-            raise closed(self._name)
-        return opener
-
 
 def _map(fd: int, plan: Plan, name: str, *, readonly: bool, lock_memory: bool) -> Mapping:
     mapping = Mapping(fd, plan.size, readonly=readonly, name=name)
@@ -539,43 +389,6 @@ def _map(fd: int, plan: Plan, name: str, *, readonly: bool, lock_memory: bool) -
         mapping.lock_memory()
     return mapping
 
-
-def _close_in_its_thread(cohort: Cohort) -> None:
-    """Close a cohort where its loop runs, or here if that loop is over."""
-    if cohort.thread != get_ident() and cohort.loop.is_running():
-        try:
-            cohort.loop.call_from_thread(cohort.close)
-        except RuntimeError:  # the loop is over
-            pass
-        else:
-            return
-    cohort.close()
-
-
-# ---- handing a hold out again ----------------------------------------------------
-
-
-def _refcount_when_alone() -> int:
-    """What getrefcount says of an object that one attribute and one variable refer to."""
-
-    class Holder:
-        spare = object()
-
-    spare = Holder.spare
-    return getrefcount(spare)
-
-
-#: A hold that nobody refers to but its region and the call that is about to return it.
-#: Free-threaded builds count otherwise: there a hold is never handed out twice.
-ALONE = _refcount_when_alone() if getattr(sys, "_is_gil_enabled", lambda: True)() else -1
-
-
-# ---- no cohort, and forks ----------------------------------------------------------
-
-
-NOWHERE = Cohort.__new__(Cohort)
-NOWHERE.thread = 0  # no thread's ident
-NOWHERE.idle = False
 
 _open_regions: WeakSet[Region] = WeakSet()
 

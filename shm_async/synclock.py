@@ -5,24 +5,30 @@ threads exclude each other in the kernel.
 """
 
 import errno
+import math
 import time
 
 from ._native import (
     INTERRUPTED,
+    lock_downgrade,
     lock_give_up,
     lock_mode_here,
     lock_release,
     lock_try_exclusive,
     lock_try_nested,
     lock_try_shared,
+    lock_upgrade,
     lock_wait,
 )
 from .errors import LockTimeoutError
-from .filelock import BUSY, FORKED, LockCloser, LockHandle, Opener, closed, failure
+from .filelock import BUSY, FORKED, LockCloser, LockHandle, Opener, closed, failure, report_slow
 
 #: Nanoseconds after which a blocked thread returns to Python to look around: a signal
 #: that came just before the system call, or a close, is noticed this late at the most.
 TICK = 100_000_000
+
+#: Seconds that nobody lives to see the end of; more would overflow a clock.
+FOR_EVER = 1e9
 
 #: OFDs that are kept for the next hold: as many threads at once open none.
 POOL_SIZE = 8
@@ -31,12 +37,13 @@ POOL_SIZE = 8
 class Seat:
     """The OFD of one blocking hold."""
 
-    __slots__ = ("closer", "extra", "handle", "pool")
+    __slots__ = ("closer", "extra", "handle", "pool", "tally")
 
     def __init__(self, opener: Opener, pool: "Pool") -> None:
         self.handle: LockHandle
         self.closer: LockCloser | None
         self.handle, self.closer = opener.open()
+        self.tally = opener.ledger.open(self.handle)
         self.pool = pool
         self.extra = False  # to be closed, not kept, when it is given back
 
@@ -48,16 +55,34 @@ class Seat:
         """Share the lock past the gate, for a thread that shares it already."""
         return lock_try_nested(self.handle)
 
-    def leave(self, _exclusive: bool, _task: object) -> None:
+    def try_upgrade(self) -> int:
+        """Turn a reader into the writer without waiting. BUSY: it reads no more, either."""
+        return lock_upgrade(self.handle)
+
+    def downgrade(self) -> int:
+        """Turn the writer into a reader. Returns 0 or -errno."""
+        code = lock_downgrade(self.handle)
+        if code > 0:
+            report_slow(self.handle, self.pool.name)
+        return min(code, 0)
+
+    def leave(self, _task: object) -> None:
         """Release the lock and go back to the pool."""
         code = FORKED
         try:
             code = lock_release(self.handle)
         finally:
             self.pool.free.append(self)
-            if self.extra:
-                self.pool.tidy()
-        if code and code != FORKED:
+        if code or self.extra:
+            self.left(code)
+
+    def left(self, code: int) -> None:
+        """The lock was released with that result, and we are back in the pool: not the usual."""
+        if self.extra:
+            self.pool.tidy()
+        if code > 0:
+            report_slow(self.handle, self.pool.name)
+        elif code not in (0, FORKED):
             raise failure(code, self.pool.name)
 
     def abandon(self) -> None:
@@ -74,6 +99,16 @@ class Seat:
             LockTimeoutError, RegionClosedError, RegionSizeError, OSError; and what
             a signal handler raises: nothing is held then.
         """
+        start = self.tally.wait_begins()
+        try:
+            self._wait(exclusive, timeout)
+        except BaseException:
+            self.tally.cancelled += 1
+            raise
+        finally:
+            self.tally.wait_ended(start)
+
+    def _wait(self, exclusive: bool, timeout: float | None) -> None:
         pool = self.pool
         deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         code = BUSY
@@ -143,9 +178,9 @@ class Pool:
         least = 2 if exclusive_only else 1
         return any(lock_mode_here(seat.handle) >= least for seat in list(self.seats))
 
-    def reads_here(self) -> bool:
-        """Whether the calling thread shares the lock through one of the seats."""
-        return any(lock_mode_here(seat.handle) == 1 for seat in list(self.seats))
+    def reads_here(self, but: Seat | None = None) -> bool:
+        """Whether the calling thread shares the lock through one of the seats, but that one."""
+        return any(lock_mode_here(seat.handle) == 1 for seat in list(self.seats) if seat is not but)
 
     def close(self) -> None:
         """Close what is free; what is in use follows when it is given back."""
@@ -157,3 +192,18 @@ class Pool:
 
 def _kind(exclusive: bool) -> str:
     return "write" if exclusive else "read"
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Return `timeout`, in seconds, or None for ever.
+
+    Raises:
+        TypeError: no number. ValueError: negative or NaN.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must not be negative or NaN: {timeout}")
+    return None if timeout > FOR_EVER else timeout

@@ -1,7 +1,8 @@
 """The cohort against a simple reference, without a kernel: hypothesis looks for a bad order.
 
 The kernel, the waiting thread, the event loop and the clock are stand-ins that do one step when
-told to. So every interleaving of arrivals, grants, cancels, leaves and a close can come up.
+told to. So every interleaving of arrivals, grants, conversions, cancels, leaves and a close can
+come up.
 """
 
 import gc
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
 
 from shm_async import RegionClosedError, asynclock
 from shm_async._native import BUSY, CALLED_OFF, NOT_YET
+from shm_async.statistics import Tally
 
 FREE, SHARED, EXCLUSIVE = 0, 1, 2
 
@@ -34,6 +36,8 @@ class Kernel:
         self.request: int | None = None
         self.cancelled = False
         self.ended: int | None = None
+        self.version = 0  # how often somebody has begun to write
+        self.fd, self.reads, self.writes, self.longest = 99, 0, 0, 0  # what a Tally looks at
 
     def grants(self, mode: int) -> bool:
         return self.rival == FREE or mode == self.rival == SHARED
@@ -58,8 +62,17 @@ class Kernel:
         if not self.grants(mode):
             return BUSY
         self.mode = mode
-        self.writing = mode == EXCLUSIVE
+        if mode == EXCLUSIVE:
+            self.begin()
         return 0
+
+    def upgrade(self) -> int:
+        assert self.mode == SHARED
+        if self.rival == SHARED:
+            self.mode = FREE
+            return BUSY
+        self.mode = EXCLUSIVE
+        return self.begin()
 
     def release(self) -> int:
         assert self.mode != FREE
@@ -70,6 +83,7 @@ class Kernel:
     def begin(self) -> int:
         assert self.mode == EXCLUSIVE
         self.writing = True
+        self.version += 1
         return 0
 
     def end(self) -> int:
@@ -105,6 +119,7 @@ class Waiter:
 
     def __init__(self, exclusive: bool, task: object) -> None:
         self.exclusive, self.task = exclusive, task
+        self.upgrading = False
         self.granted = self.woken = self.cancelled = False
         self.error: Exception | None = None
 
@@ -125,9 +140,7 @@ class Loop:
     def __init__(self) -> None:
         self.callback = None
         self.waiters: dict[object, Waiter] = {}
-
-    def current_task(self) -> None:
-        return None
+        self.native, self.tasks = None, {}
 
     def waiter(self, exclusive: bool, task: object) -> Waiter:
         waiter = self.waiters[task] = Waiter(exclusive, task)
@@ -142,9 +155,14 @@ class Loop:
 
 class Task:
     def __init__(self, exclusive: bool) -> None:
-        self.exclusive = exclusive
+        self.exclusive = exclusive  # as what it is inside, or comes in
         self.state = "new"
         self.coroutine = None
+        self.seen = 0  # the version that it reads
+
+
+def wants_to_write(task: Task) -> bool:
+    return task.exclusive or task.state == "upgrading"
 
 
 class Cancelled(BaseException):
@@ -152,8 +170,8 @@ class Cancelled(BaseException):
 
 
 class CohortMachine(RuleBasedStateMachine):
-    @initialize()
-    def start(self) -> None:
+    @initialize(readers=st.integers(0, 3))
+    def start(self, readers: int) -> None:
         gc.collect()  # coroutines that other tests left must not end among the stand-ins
         self.now = 1.0
         stand_ins = {
@@ -164,6 +182,7 @@ class CohortMachine(RuleBasedStateMachine):
             "lock_begin": Kernel.begin,
             "lock_end": Kernel.end,
             "lock_downgrade": Kernel.downgrade,
+            "lock_upgrade": Kernel.upgrade,
             "lock_mode": lambda kernel: kernel.mode,
             "waiter_fd": lambda kernel, name: 99,
             "waiter_start": Kernel.start,
@@ -175,13 +194,19 @@ class CohortMachine(RuleBasedStateMachine):
         self.patches.start()
         self.kernel, self.loop, self.gate = Kernel(), Loop(), [0]
         opener = SimpleNamespace(
-            open=lambda: (self.kernel, None), gate=self.gate, mapping=SimpleNamespace(name="x")
+            open=lambda: (self.kernel, None),
+            ledger=SimpleNamespace(open=Tally),
+            gate=self.gate,
+            mapping=SimpleNamespace(name="x"),
         )
         self.cohort = asynclock.Cohort(opener, self.loop)
-        self.queue: list[Task] = []  # the reference: who waits, in order
+        # the reference: who waits, in order, and who is inside. One may be both: it upgrades
+        self.queue: list[Task] = []
         self.inside: list[Task] = []
         self.doomed: list[Task] = []  # of the queue: cancelled, but have not run yet
         self.closed = False
+        for _ in range(readers):
+            self.arrive(exclusive=False)
 
     def teardown(self) -> None:
         if not hasattr(self, "patches"):
@@ -197,20 +222,39 @@ class CohortMachine(RuleBasedStateMachine):
         """Run a task until it waits, is inside, or has failed."""
         try:
             task.coroutine.throw(error) if error else task.coroutine.send(None)
-        except StopIteration:
+        except StopIteration as result:
+            if result.value:
+                assert self.kernel.version == task.seen + 1, "somebody wrote before the upgrade"
             self.entered(task)
         except Cancelled:
-            task.state = "cancelled"
+            self.gone(task, "cancelled")
         except RegionClosedError:
             assert self.closed
-            task.state = "refused"
+            self.gone(task, "refused")
 
     def entered(self, task: Task) -> None:
+        if task.state == "upgrading":
+            task.exclusive = True
         task.state = "inside"
-        self.inside.append(task)
+        task.seen = self.kernel.version
+        if task not in self.inside:
+            self.inside.append(task)
+
+    def gone(self, task: Task, state: str) -> None:
+        task.state = state
+        if task in self.inside:
+            self.inside.remove(task)
+
+    def at_ease(self, *, exclusive: bool | None = None) -> list[Task]:
+        """Those who are inside and do not wait for more."""
+        return [
+            task
+            for task in self.inside
+            if task.state == "inside" and exclusive in (None, task.exclusive)
+        ]
 
     @precondition(lambda self: not self.closed)
-    @rule(exclusive=st.booleans())
+    @rule(exclusive=st.sampled_from([False, False, True]))
     def arrive(self, exclusive: bool) -> None:
         task = Task(exclusive)
         code = self.cohort.try_enter(exclusive, task)
@@ -224,12 +268,39 @@ class CohortMachine(RuleBasedStateMachine):
             task.coroutine = self.cohort.enter(exclusive, task)
             self.resume(task)
 
-    @precondition(lambda self: self.inside)
+    @precondition(lambda self: self.at_ease())
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
-        task = data.draw(st.sampled_from(self.inside))
+        task = data.draw(st.sampled_from(self.at_ease()))
         self.inside.remove(task)
-        self.cohort.leave(task.exclusive, task)
+        self.cohort.leave(task)
+        self.wake_up()
+
+    @precondition(lambda self: not self.closed and self.at_ease(exclusive=False))
+    @rule(data=st.data())
+    def upgrade(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(self.at_ease(exclusive=False)))
+        first = not any(each.state == "upgrading" and each in self.inside for each in self.queue)
+        others = [each for each in self.inside if each is not task]
+        task.state = "upgrading"
+        task.coroutine = self.cohort.upgrade(task)
+        self.resume(task)
+        if task.state == "upgrading":
+            assert others or self.kernel.mode == FREE
+            if others and first:
+                self.queue.insert(0, task)
+            else:
+                self.inside.remove(task)
+                self.queue.append(task)
+        self.wake_up()
+
+    @precondition(lambda self: self.at_ease(exclusive=True))
+    @rule()
+    def downgrade(self) -> None:
+        [task] = self.inside
+        assert self.cohort.downgrade() == 0
+        task.exclusive = False
+        task.seen = self.kernel.version
         self.wake_up()
 
     def waiting(self) -> list[Task]:
@@ -250,13 +321,13 @@ class CohortMachine(RuleBasedStateMachine):
         self.resume(task, Cancelled())
         self.wake_up()
 
-    @precondition(lambda self: len(self.queue) > 0 and self.inside)
+    @precondition(lambda self: len(self.queue) > 0 and self.at_ease())
     @rule(data=st.data())
     def leave_and_cancel_before_anybody_runs(self, data: st.DataObject) -> None:
         """A grant and a cancel of the same task in one turn of the loop."""
-        task = data.draw(st.sampled_from(self.inside))
+        task = data.draw(st.sampled_from(self.at_ease()))
         self.inside.remove(task)
-        self.cohort.leave(task.exclusive, task)
+        self.cohort.leave(task)
         for each in [each for each in self.queue if self.loop.waiters[each].granted]:
             if data.draw(st.booleans()):
                 self.queue.remove(each)
@@ -265,6 +336,9 @@ class CohortMachine(RuleBasedStateMachine):
 
     def wake_up(self) -> None:
         """Run whoever was woken, in the order of the queue."""
+        for task in [task for task in self.inside if task.state == "upgrading"]:
+            if not self.loop.waiters[task].upgrading:  # the kernel took its lock away
+                self.inside.remove(task)
         progress = True
         while progress:
             woken = [task for task in self.queue if self.loop.waiters[task].woken]
@@ -273,8 +347,8 @@ class CohortMachine(RuleBasedStateMachine):
                 position = self.queue.index(task)
                 ahead = [each for each in self.queue[:position] if each not in self.doomed]
                 if not self.closed:
-                    assert not (task.exclusive and ahead), "a writer overtook"
-                    assert not any(each.exclusive for each in ahead), "a reader overtook a writer"
+                    assert not (wants_to_write(task) and ahead), "a writer overtook"
+                    assert not any(map(wants_to_write, ahead)), "a reader overtook a writer"
                 self.queue.remove(task)
                 self.resume(task)
 
@@ -285,6 +359,7 @@ class CohortMachine(RuleBasedStateMachine):
         ours = self.kernel.mode
         if self.kernel.rival == FREE and (ours == FREE or ours == mode == SHARED):
             self.kernel.rival = mode
+            self.kernel.version += mode == EXCLUSIVE
 
     @rule()
     def rival_leaves(self) -> None:
@@ -311,7 +386,7 @@ class CohortMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule(really=st.integers(0, 9))
     def close(self, really: int) -> None:
-        if really == 0:
+        if really == 7:
             self.closed = True
             self.cohort.close()
             self.wake_up()
@@ -347,9 +422,10 @@ class CohortMachine(RuleBasedStateMachine):
         while self.doomed:
             self.a_cancelled_task_runs()
         for _ in range(2 * len(self.queue) + 4):
-            while self.inside:
-                task = self.inside.pop()
-                self.cohort.leave(task.exclusive, task)
+            while self.at_ease():
+                task = self.at_ease()[-1]
+                self.inside.remove(task)
+                self.cohort.leave(task)
                 self.wake_up()
                 self.the_cohort_says_what_is_so()
             self.kernel.step()
@@ -357,7 +433,7 @@ class CohortMachine(RuleBasedStateMachine):
                 self.loop.callback()
                 self.wake_up()
         assert not self.inside
-        assert not self.queue
+        assert not self.queue, "nobody woke them"
         assert self.closed or self.cohort.idle
         assert self.closed or self.kernel.mode == FREE
 

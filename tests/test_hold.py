@@ -99,7 +99,7 @@ def test_repr_tells_the_state(region: Region):
     hold = region.write_lock()
     assert repr(hold) == f"<WriteHold of {region.name!r}, free>"
     with hold:
-        assert repr(hold) == f"<WriteHold of {region.name!r}, held>"
+        assert repr(hold) == f"<WriteHold of {region.name!r}, writing>"
 
 
 def test_an_exception_in_the_block_releases_and_passes(region: Region, hold):

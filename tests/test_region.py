@@ -372,7 +372,7 @@ def test_the_public_names_are_these():
     assert set(shm_async.__all__) == {
         "Hold", "LockTimeoutError", "Region", "RegionClosedError", "RegionExistsError",
         "RegionFormatError", "RegionNotFoundError", "RegionSizeError", "ShmError",
-        "WouldBlockError",
+        "Statistics", "WouldBlockError",
     }  # fmt: skip
     assert all(hasattr(shm_async, each) for each in shm_async.__all__)
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "interrupt.h"
@@ -27,6 +28,7 @@ static void begin_write(shma_lock *lock)
     shma_control *control = lock->control;
     uint64_t odd;
 
+    lock->writes++;
     if (!control || lock->writing)
         return;
     odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
@@ -44,6 +46,29 @@ static void end_write(shma_lock *lock)
     lock->writing = 0;
     __atomic_store_n(&lock->control->generation,
                      (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
+}
+
+/* ---- how long ---------------------------------------------------------------- */
+
+static int64_t now(void)
+{
+    struct timespec time;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &time); /* no system call: the vdso knows */
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* A hold of that mode ends, and perhaps the next one begins. 1: it was a slow one. */
+static int32_t hold_ended(shma_lock *lock, int32_t mode)
+{
+    int64_t end = now();
+
+    lock->ended = mode;
+    lock->lasted = end - lock->since;
+    lock->since = end;
+    if (lock->lasted > lock->longest)
+        lock->longest = lock->lasted;
+    return lock->slow && lock->lasted > lock->slow;
 }
 
 /* ---- fork ------------------------------------------------------------------- */
@@ -198,6 +223,7 @@ static void entered(shma_lock *lock, int32_t mode)
 {
     lock->mode = mode;
     lock->taker = shma_thread_number();
+    lock->since = now();
 }
 
 int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
@@ -243,7 +269,13 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
     return shma_gate_is_taken(lock) ? try_through_gate(lock, mode) : try_flock(lock, mode);
 }
 
-int32_t shma_lock_try_shared(shma_lock *lock) { return try_lock(lock, LOCK_SH); }
+int32_t shma_lock_try_shared(shma_lock *lock)
+{
+    int32_t code = try_lock(lock, LOCK_SH);
+
+    lock->reads += code == 0;
+    return code;
+}
 
 int32_t shma_lock_try_exclusive(shma_lock *lock)
 {
@@ -258,7 +290,10 @@ int32_t shma_lock_try_nested(shma_lock *lock)
 {
     int32_t code = shma_lock_whole(lock);
 
-    return code < 0 ? code : try_flock(lock, LOCK_SH);
+    if (code == 0)
+        code = try_flock(lock, LOCK_SH);
+    lock->reads += code == 0;
+    return code;
 }
 
 void shma_lock_give_up(shma_lock *lock)
@@ -308,21 +343,21 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
         code = shma_lock_granted(lock, mode);
     if (code == 0 && exclusive)
         begin_write(lock);
+    lock->reads += code == 0 && !exclusive;
     return code;
 }
 
 int32_t shma_lock_release(shma_lock *lock)
 {
-    int32_t mode;
+    int32_t mode = lock->mode;
 
     if (lock->fd < 0)
         return -EBADF;
-    mode = lock->mode;
     if (mode == 0)
         return -EPERM;
     end_write(lock);
     lock->mode = 0;
-    return flock(lock->fd, LOCK_UN) < 0 ? -errno : 0;
+    return flock(lock->fd, LOCK_UN) < 0 ? -errno : hold_ended(lock, mode);
 }
 
 int32_t shma_lock_begin(shma_lock *lock)
@@ -331,6 +366,7 @@ int32_t shma_lock_begin(shma_lock *lock)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
+    lock->since = now();
     begin_write(lock);
     return 0;
 }
@@ -340,7 +376,7 @@ int32_t shma_lock_end(shma_lock *lock)
     if (lock->fd < 0)
         return -EBADF;
     end_write(lock);
-    return 0;
+    return hold_ended(lock, lock->mode);
 }
 
 int32_t shma_lock_downgrade(shma_lock *lock)
@@ -351,5 +387,30 @@ int32_t shma_lock_downgrade(shma_lock *lock)
         return -EPERM;
     end_write(lock);
     lock->mode = LOCK_SH;
-    return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0;
+    return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : hold_ended(lock, LOCK_EX);
+}
+
+int32_t shma_lock_upgrade(shma_lock *lock)
+{
+    int32_t code;
+
+    if (lock->fd < 0)
+        return -EBADF;
+    if (lock->mode != LOCK_SH)
+        return -EPERM;
+    code = shma_lock_whole(lock);
+    if (code < 0)
+        return code;
+    if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
+        code = -errno;
+        if (code == -EWOULDBLOCK) {
+            lock->mode = 0;
+            (void)hold_ended(lock, LOCK_SH);
+        }
+        return code;
+    }
+    (void)hold_ended(lock, LOCK_SH);
+    lock->mode = LOCK_EX;
+    begin_write(lock);
+    return 0;
 }

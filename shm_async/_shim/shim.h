@@ -80,6 +80,13 @@ typedef struct shma_lock {
     int32_t writing;          /* the generation is odd by our doing */
     int32_t bound;            /* only `taker` may take it */
     uint64_t taker;           /* the thread that it is bound to, or that took it last */
+    int64_t since;            /* when the hold that is on began, ns (CLOCK_MONOTONIC) */
+    int64_t lasted;           /* the last hold that ended, ns */
+    int32_t ended;            /* its mode */
+    int64_t longest;          /* the longest so far, ns */
+    int64_t slow;             /* a hold of more ns is reported; 0: none. Python's to set */
+    uint64_t reads;           /* shared locks that were taken by try or wait */
+    uint64_t writes;          /* times that somebody began to write */
     struct shma_waiter *waiter; /* NULL until somebody had to wait */
     struct shma_lock *next;   /* every lock of the process */
     struct shma_lock **link;  /* what points to this one */
@@ -132,18 +139,31 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
 /* Be neither at the gate nor inside, whatever an interrupted attempt got to. */
 void shma_lock_give_up(shma_lock *lock);
 
+/*
+ * The three calls that end a hold return 1 instead of 0 if it was a slow one; see
+ * `lasted`. Shared locks of one OFD that overlap are one hold.
+ */
+
 /* End writing, and release the lock. -EPERM: it was not held. */
 int32_t shma_lock_release(shma_lock *lock);
 
 /*
- * An exclusive lock that stays held while writers come and go: begin makes the
- * generation odd, end makes it even. -EPERM: not held, or shared.
+ * A lock that stays held while those inside come and go: end makes the generation
+ * even, begin makes it odd. -EPERM: not held, or (begin) shared.
  */
 int32_t shma_lock_begin(shma_lock *lock);
 int32_t shma_lock_end(shma_lock *lock);
 
 /* Exclusive -> shared. Never waits: no other lock can stand in the way. */
 int32_t shma_lock_downgrade(shma_lock *lock);
+
+/*
+ * Shared -> exclusive, and begin to write, without waiting. 0: nobody can have been
+ * inside in between. -EWOULDBLOCK: somebody else shares the lock, and it is GONE:
+ * nothing is held (the kernel lets go of the old lock before it tries the new one).
+ * Any other error: still shared.
+ */
+int32_t shma_lock_upgrade(shma_lock *lock);
 
 /* 0: not held, 1: shared, 2: exclusive; _here: if the calling thread took it, else 0. */
 int32_t shma_lock_mode(const shma_lock *lock);

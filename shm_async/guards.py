@@ -1,0 +1,161 @@
+"""ReadHold and WriteHold, and the shortest way in and out of a free lock.
+
+That is what happens most, so `__aenter__` and `__aexit__` spell it out: a look at one flag,
+one call into C, one view. They do what `Cohort.try_write`, `try_read`, `leave_write` and
+`leave_read` do, which come into play as soon as anything is out of the ordinary.
+"""
+
+from collections.abc import Awaitable, Generator
+from threading import get_ident
+from types import TracebackType, coroutine
+from typing import Any
+
+from ._native import lock_release, lock_try_exclusive, lock_try_shared
+from .asynclock import NOBODY
+from .hold import ALL, Hold
+
+__all__ = ["ReadHold", "WriteHold"]
+
+
+@coroutine
+def _nothing() -> Generator[None, None, None]:
+    return
+    yield
+
+
+def _done() -> Awaitable[None]:
+    """What can be awaited any number of times, and does nothing: `__aexit__` returns it.
+
+    A generator that has ended: the interpreter asks it without a call, an allocation or a
+    lookup, which an `async with` of a free lock notices.
+    """
+    ended = _nothing()
+    next(ended, None)
+    return ended
+
+
+DONE = _done()
+
+
+class WriteHold(Hold):
+    """The write lock: one holder, nobody else. Its view is writable."""
+
+    __slots__ = ()
+    exclusive = True
+
+    async def __aenter__(self) -> memoryview:
+        cohort = self._region._cohort
+        if cohort.idle and self._plain and self._at is None:
+            try:
+                if not lock_try_exclusive(cohort.handle):
+                    if task := cohort.tasks[cohort.native]:
+                        cohort.idle = False
+                        cohort.writer = task
+                        cohort.kept_since = 0.0
+                        self._at = cohort
+                        view = self._view = self._whole[ALL]
+                        return view
+                    cohort.take_back()  # another loop runs in this thread by now
+            except BaseException as error:
+                self._at = self._view = None
+                cohort.take_back()
+                if not isinstance(error, KeyError):  # the same
+                    raise
+        return await self._acquire()
+
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Awaitable[None]:
+        view, self._view = self._view, None
+        cohort: Any = self._at  # not a Seat, as it was entered by __aenter__
+        self._at = None
+        if view is None:  # released in the block
+            return DONE
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        if cohort.queue or cohort.writer is NOBODY:
+            cohort.leave(self._task)
+            return DONE
+        try:
+            code = lock_release(cohort.handle)
+        finally:
+            cohort.writer = NOBODY
+            cohort.idle = True
+        if code or cohort.closed:
+            cohort.left(code)
+        return DONE
+
+
+class ReadHold(Hold):
+    """A read lock: many holders at once, no writer. Its view is read-only."""
+
+    __slots__ = ()
+    exclusive = False
+
+    async def __aenter__(self) -> memoryview:
+        cohort = self._region._cohort
+        if cohort.idle and self._plain and self._at is None:
+            try:
+                if not lock_try_shared(cohort.handle):
+                    if task := cohort.tasks[cohort.native]:
+                        cohort.idle = False
+                        cohort.readers[task] = 1
+                        cohort.kept_since = 0.0
+                        self._task = task
+                        self._at = cohort
+                        view = self._view = self._whole[ALL]
+                        return view
+                    cohort.take_back()  # another loop runs in this thread by now
+            except BaseException as error:
+                self._at = self._view = None
+                cohort.take_back()
+                if not isinstance(error, KeyError):  # the same
+                    raise
+        elif cohort.readers and self._plain and self._at is None and cohort.thread == get_ident():
+            try:
+                task = cohort.tasks[cohort.native]
+            except KeyError:  # another loop runs in this thread by now
+                task = None
+            if task and not cohort.try_join(task):
+                self._task = task
+                self._at = cohort
+                view = self._view = self._whole[ALL]
+                return view
+        return await self._acquire()
+
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Awaitable[None]:
+        view, self._view = self._view, None
+        cohort: Any = self._at  # not a Seat, as it was entered by __aenter__
+        self._at = None
+        if view is None:  # released in the block
+            return DONE
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        task, readers = self._task, cohort.readers
+        if cohort.queue or cohort.writer is not NOBODY:
+            cohort.leave(task)
+        elif readers[task] > 1:
+            readers[task] -= 1
+        elif len(readers) > 1:
+            del readers[task]
+        else:
+            try:
+                code = lock_release(cohort.handle)
+            finally:
+                readers.clear()
+                cohort.idle = True
+            if code or cohort.closed:
+                cohort.left(code)
+        return DONE
