@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SHIM := $(wildcard shm_async/_shim/*.[ch])
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: demo test lint sanitize threads wheel-test bench clean
+.PHONY: demo test lint sanitize threads model wheel-test bench clean
 
 demo: $(VENV)/test.stamp
 	$(BIN)/python examples/web_counter.py
@@ -46,6 +46,10 @@ build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
 	cd build/sanitized && CFLAGS="-g -O1 -fsanitize=address,undefined -fno-omit-frame-pointer" \
 	  ../../$(BIN)/python setup.py -q build_ext --inplace --force
 	touch $@
+
+# Every state of the lock's protocol, in SPIN: processes that die, cancel, convert at any step.
+model: $(VENV)/bin/python
+	$(BIN)/python tests/model/check.py
 
 # One wheel, made from the sdist, tried on every Python that is here.
 wheel-test: $(VENV)/test.stamp

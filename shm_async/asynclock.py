@@ -275,7 +275,7 @@ class Cohort:
         if exclusive and task in self.readers:
             raise RuntimeError(
                 f"this task holds a read lock of region {self.name!r} and would wait for "
-                "itself: release the read lock before asking for the write lock"
+                "itself: upgrade() the lock that it has, or release it first"
             )
 
     # ---- ask ------------------------------------------------------------------
@@ -519,12 +519,15 @@ class Cohort:
 
     def _others_read_on(self) -> None:
         """A reader has left, others are inside: perhaps just the one who wants to write."""
-        if self.queue and self.queue[0].upgrading and self.readers == {self.queue[0].task: 1}:
-            self._convert()
+        if not self.queue:
+            return
+        head = self.queue[0]
+        # one that was cancelled leaves by itself
+        if head.upgrading and self.readers == {head.task: 1} and head.can_wake():
+            self._convert(head)
 
-    def _convert(self) -> None:
+    def _convert(self, waiter: Waiter) -> None:
         """The head of the queue is the only reader here: make it the writer."""
-        waiter = self.queue[0]
         code = lock_upgrade(self.handle)
         if code == BUSY:  # somebody elsewhere reads: the lock is gone
             waiter.upgrading = False  # a writer like any other, and still the first
@@ -532,15 +535,13 @@ class Cohort:
             self._ask()
             return
         self.queue.popleft()
+        waiter.wake()
         if code:
             waiter.error = failure(code, self.name)
-            waiter.wake()
-        elif waiter.wake():
+        else:
             waiter.granted = True
             self.readers.clear()
             self.writer = waiter.task
-        else:
-            lock_downgrade(self.handle)  # cancelled: it reads until it has noticed
 
     def downgrade(self) -> int:
         """Turn the writer into a reader, and let readers in that wait. Returns 0 or -errno."""
@@ -552,7 +553,7 @@ class Cohort:
         self.readers[self.writer] = 1
         self.writer = NOBODY
         self.tally.joined += 1
-        if self.queue and not self.queue[0].exclusive and self._may_pass():
+        if self.queue and not self.queue[0].exclusive and self._may_join():
             self._admit_readers()
         return 0
 

@@ -130,4 +130,4 @@ def _levels_to_the_user() -> int:
     frame, levels = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
         frame, levels = frame.f_back, levels + 1
-    return levels - 1
+    return levels

@@ -47,20 +47,20 @@ class WriteHold(Hold):
         cohort = self._region._cohort
         if cohort.idle and self._plain and self._at is None:
             try:
-                if not lock_try_exclusive(cohort.handle):
-                    if task := cohort.tasks[cohort.native]:
-                        cohort.idle = False
-                        cohort.writer = task
-                        cohort.kept_since = 0.0
-                        self._at = cohort
-                        view = self._view = self._whole[ALL]
-                        return view
-                    cohort.take_back()  # another loop runs in this thread by now
-            except BaseException as error:
+                task = cohort.tasks[cohort.native]
+                if task and not lock_try_exclusive(cohort.handle):
+                    cohort.idle = False
+                    cohort.writer = task
+                    cohort.kept_since = 0.0
+                    self._at = cohort
+                    view = self._view = self._whole[ALL]
+                    return view
+            except KeyError:  # another loop runs in this thread by now
+                pass
+            except BaseException:
                 self._at = self._view = None
                 cohort.take_back()
-                if not isinstance(error, KeyError):  # the same
-                    raise
+                raise
         return await self._acquire()
 
     def __aexit__(
@@ -101,21 +101,21 @@ class ReadHold(Hold):
         cohort = self._region._cohort
         if cohort.idle and self._plain and self._at is None:
             try:
-                if not lock_try_shared(cohort.handle):
-                    if task := cohort.tasks[cohort.native]:
-                        cohort.idle = False
-                        cohort.readers[task] = 1
-                        cohort.kept_since = 0.0
-                        self._task = task
-                        self._at = cohort
-                        view = self._view = self._whole[ALL]
-                        return view
-                    cohort.take_back()  # another loop runs in this thread by now
-            except BaseException as error:
+                task = cohort.tasks[cohort.native]
+                if task and not lock_try_shared(cohort.handle):
+                    cohort.idle = False
+                    cohort.readers[task] = 1
+                    cohort.kept_since = 0.0
+                    self._task = task
+                    self._at = cohort
+                    view = self._view = self._whole[ALL]
+                    return view
+            except KeyError:  # another loop runs in this thread by now
+                pass
+            except BaseException:
                 self._at = self._view = None
                 cohort.take_back()
-                if not isinstance(error, KeyError):  # the same
-                    raise
+                raise
         elif cohort.readers and self._plain and self._at is None and cohort.thread == get_ident():
             try:
                 task = cohort.tasks[cohort.native]

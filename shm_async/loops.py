@@ -29,7 +29,7 @@ class Waiter(Protocol):
 
     Invariant: `granted` and `error` are set at most once, before the task is
     woken, and never both. `wake` returns False when the task has been cancelled
-    already and will withdraw by itself; then neither counts.
+    already and will withdraw by itself; then neither counts. `can_wake` tells before.
     """
 
     exclusive: bool
@@ -39,6 +39,7 @@ class Waiter(Protocol):
     error: Exception | None
 
     async def wait(self) -> None: ...
+    def can_wake(self) -> bool: ...
     def wake(self) -> bool: ...
 
 
@@ -114,8 +115,11 @@ class AsyncioWaiter:
     async def wait(self) -> None:
         await self.future
 
+    def can_wake(self) -> bool:
+        return not self.future.done() and not self.future.get_loop().is_closed()
+
     def wake(self) -> bool:
-        if self.future.done() or self.future.get_loop().is_closed():
+        if not self.can_wake():
             return False
         self.future.set_result(None)
         return True
@@ -180,6 +184,9 @@ class TrioWaiter:
         else:
             self.parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def can_wake(self) -> bool:
+        return not self.woken
 
     def wake(self) -> bool:
         import trio

@@ -62,9 +62,12 @@ class Seat:
     def downgrade(self) -> int:
         """Turn the writer into a reader. Returns 0 or -errno."""
         code = lock_downgrade(self.handle)
-        if code > 0:
+        if code < 0:
+            return code
+        self.tally.joined += 1
+        if code:
             report_slow(self.handle, self.pool.name)
-        return min(code, 0)
+        return 0
 
     def leave(self, _task: object) -> None:
         """Release the lock and go back to the pool."""

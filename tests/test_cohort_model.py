@@ -129,8 +129,11 @@ class Waiter:
     async def wait(self) -> None:
         await self
 
+    def can_wake(self) -> bool:
+        return not self.cancelled and not self.woken
+
     def wake(self) -> bool:
-        if self.cancelled or self.woken:
+        if not self.can_wake():
             return False
         self.woken = True
         return True
