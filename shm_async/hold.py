@@ -312,8 +312,11 @@ class Hold:
         Raises:
             PermissionError: the region was attached with ``readonly=True``.
             RuntimeError: this hold does not read, or the task would wait for itself.
-            RegionClosedError, RegionSizeError. The lock is held on only after RuntimeError,
-            PermissionError, and RegionClosedError on a region that was closed before.
+            RegionClosedError: the region was closed, before or while waiting.
+            RegionSizeError: the object was truncated.
+
+            After the first two, and on a region that had been closed before, the read lock is
+            still held; after anything else nothing is.
         """
         cohort = self._cohort_to_upgrade()
         whole = self._region._writable()

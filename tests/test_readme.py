@@ -25,4 +25,6 @@ def test_the_readmes_code_does_what_it_says():
         "ask for fewer, or unlink it and create it again",
         "too late",
         "in time",
+        "1 left",
+        "1 0 0.0",
     ]
