@@ -315,6 +315,8 @@ static int32_t wait_until(shma_lock *lock, int32_t mode, int64_t timeout)
     code = shma_interrupt_timer_arm(timer, timeout);
     if (code == 0)
         code = shma_gate_wait(lock, mode);
+    if (code == 0)
+        shma_gate_leave(lock);
     (void)timer_delete(timer);
     return code;
 }

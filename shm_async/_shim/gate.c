@@ -93,8 +93,5 @@ int32_t shma_gate_wait(shma_lock *lock, int32_t mode)
         if (code < 0)
             return code == -EINTR ? pass_a_sleeper(lock, mode) : code;
     }
-    if (flock(lock->fd, mode) < 0)
-        return -errno;
-    shma_gate_leave(lock);
-    return 0;
+    return flock(lock->fd, mode) < 0 ? -errno : 0;
 }

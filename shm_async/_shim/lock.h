@@ -28,8 +28,9 @@ int32_t shma_gate_enter(shma_lock *lock, int32_t wait);
 void shma_gate_leave(shma_lock *lock);
 
 /*
- * Wait for the flock, through the gate. -EINTR: not granted yet, call again; the
- * place at the gate is kept. To be interrupted every SHMA_GATE_PATIENCE_NS.
+ * Wait for the flock, through the gate. 0: granted; leave the gate. -EINTR: not granted
+ * yet, call again; the place at the gate is kept. To be interrupted every
+ * SHMA_GATE_PATIENCE_NS.
  */
 int32_t shma_gate_wait(shma_lock *lock, int32_t mode);
 

@@ -31,6 +31,7 @@ struct shma_waiter {
     enum thread thread_state; /* LEFT: on its way out, join it */
     pthread_t thread;
     timer_t timer;           /* interrupts the thread; there while RUNNING */
+    bool armed;              /* the timer goes, or has gone off */
     int32_t mode;            /* LOCK_SH or LOCK_EX, of the request */
     int32_t result;          /* of the request, in ENDED */
     bool cancelled;          /* the request is to end with -ECANCELED, holding nothing */
@@ -59,17 +60,32 @@ static struct timespec from_now(long milliseconds)
 
 /* ---- the waiting thread ------------------------------------------------------ */
 
+/* Have the thread interrupted `first` ns from now on. The mutex is held. */
+static int32_t arm(shma_waiter *waiter, int64_t first)
+{
+    waiter->armed = true;
+    return shma_interrupt_timer_arm(waiter->timer, first);
+}
+
+static void disarm(shma_waiter *waiter)
+{
+    if (waiter->armed)
+        (void)shma_interrupt_timer_disarm(waiter->timer);
+    waiter->armed = false;
+}
+
 /* Who queues at the gate looks around from time to time. The mutex is held. */
 static int32_t approach(shma_waiter *waiter)
 {
     int32_t code = shma_gate_enter(waiter->lock, 0);
 
-    if (code == -EWOULDBLOCK)
-        code = shma_interrupt_timer_arm(waiter->timer, SHMA_GATE_PATIENCE_NS);
-    return code;
+    return code == -EWOULDBLOCK ? arm(waiter, SHMA_GATE_PATIENCE_NS) : code;
 }
 
-/* Block until the request is granted, called off or refused. The mutex is held. */
+/*
+ * Block until the request is granted, called off or refused. The mutex is held. Who has
+ * the lock may still have the gate: the loop is told first, and the gate left after.
+ */
 static int32_t serve(shma_waiter *waiter)
 {
     int32_t code = 0;
@@ -83,16 +99,16 @@ static int32_t serve(shma_waiter *waiter)
         (void)pthread_mutex_unlock(&waiter->mutex);
         code = shma_gate_wait(waiter->lock, mode);
         (void)pthread_mutex_lock(&waiter->mutex);
-        (void)shma_interrupt_timer_disarm(waiter->timer);
+        disarm(waiter);
         if (code == 0 && waiter->cancelled)
             (void)flock(waiter->lock->fd, LOCK_UN); /* won all the same: nobody wants it */
         else if (code != -EINTR)
             break;
     }
-    shma_gate_leave(waiter->lock);
     return waiter->cancelled ? -ECANCELED : code;
 }
 
+/* The request has ended. The loop wakes up while we leave the gate, and waits for the mutex. */
 static void report(shma_waiter *waiter, int32_t result)
 {
     const uint64_t one = 1;
@@ -145,6 +161,7 @@ static void *thread_main(void *argument)
         while (next_request(waiter)) {
             waiter->state = BLOCKED;
             report(waiter, serve(waiter));
+            shma_gate_leave(waiter->lock);
         }
         (void)timer_delete(waiter->timer);
     }
@@ -260,7 +277,7 @@ static void interrupt(shma_waiter *waiter)
 {
     waiter->cancelled = true;
     if (waiter->state == BLOCKED)
-        (void)shma_interrupt_timer_arm(waiter->timer, 1);
+        (void)arm(waiter, 1);
 }
 
 int32_t shma_waiter_free(shma_lock *lock)
