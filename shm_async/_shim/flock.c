@@ -195,20 +195,44 @@ uint64_t shma_thread_number(void)
     return number;
 }
 
+/*
+ * Other threads look at `mode` and `taker` to see whether they themselves took the
+ * lock. So `taker` is there before the mode is, and the mode is read before `taker`: or
+ * one that took it long ago would think that it has it now.
+ */
+static void set_mode(shma_lock *lock, int32_t mode)
+{
+    __atomic_store_n(&lock->mode, mode, __ATOMIC_RELEASE);
+}
+
+static void set_taker(shma_lock *lock)
+{
+    __atomic_store_n(&lock->taker, shma_thread_number(), __ATOMIC_RELAXED);
+}
+
+static int32_t taken_here(const shma_lock *lock)
+{
+    return __atomic_load_n(&lock->taker, __ATOMIC_RELAXED) == shma_thread_number();
+}
+
 int32_t shma_lock_mode(const shma_lock *lock)
 {
-    return lock->mode == LOCK_EX ? 2 : lock->mode == LOCK_SH ? 1 : 0;
+    int32_t mode = __atomic_load_n(&lock->mode, __ATOMIC_ACQUIRE);
+
+    return mode == LOCK_EX ? 2 : mode == LOCK_SH ? 1 : 0;
 }
 
 int32_t shma_lock_mode_here(const shma_lock *lock)
 {
-    return lock->taker == shma_thread_number() ? shma_lock_mode(lock) : 0;
+    int32_t mode = shma_lock_mode(lock);
+
+    return taken_here(lock) ? mode : 0;
 }
 
 void shma_lock_bind(shma_lock *lock)
 {
     lock->bound = 1;
-    lock->taker = shma_thread_number();
+    set_taker(lock);
 }
 
 int32_t shma_lock_whole(const shma_lock *lock)
@@ -221,9 +245,9 @@ int32_t shma_lock_whole(const shma_lock *lock)
 /* flock(2) gave us `mode`. */
 static void entered(shma_lock *lock, int32_t mode)
 {
-    lock->mode = mode;
-    lock->taker = shma_thread_number();
     lock->since = now();
+    set_taker(lock);
+    set_mode(lock, mode);
 }
 
 int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
@@ -261,7 +285,7 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
 {
     int32_t code;
 
-    if (lock->bound && lock->taker != shma_thread_number())
+    if (lock->bound && !taken_here(lock))
         return -EWOULDBLOCK;
     code = shma_lock_whole(lock); /* before the hint is read from what may be gone */
     if (code < 0)
@@ -358,7 +382,7 @@ int32_t shma_lock_release(shma_lock *lock)
     if (mode == 0)
         return -EPERM;
     end_write(lock);
-    lock->mode = 0;
+    set_mode(lock, 0);
     return flock(lock->fd, LOCK_UN) < 0 ? -errno : hold_ended(lock, mode);
 }
 
@@ -388,7 +412,7 @@ int32_t shma_lock_downgrade(shma_lock *lock)
     if (lock->mode != LOCK_EX)
         return -EPERM;
     end_write(lock);
-    lock->mode = LOCK_SH;
+    set_mode(lock, LOCK_SH);
     return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : hold_ended(lock, LOCK_EX);
 }
 
@@ -406,13 +430,13 @@ int32_t shma_lock_upgrade(shma_lock *lock)
     if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
         code = -errno;
         if (code == -EWOULDBLOCK) {
-            lock->mode = 0;
+            set_mode(lock, 0);
             (void)hold_ended(lock, LOCK_SH);
         }
         return code;
     }
     (void)hold_ended(lock, LOCK_SH);
-    lock->mode = LOCK_EX;
+    set_mode(lock, LOCK_EX);
     begin_write(lock);
     return 0;
 }

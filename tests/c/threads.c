@@ -136,6 +136,35 @@ static void cancel_as_it_is_granted(shma_lock *lock, int event_fd, int fd)
     close_lock(holder);
 }
 
+static void *take_and_release(void *argument)
+{
+    shma_lock *lock = argument;
+
+    for (int round = 0; round < 100 * ROUNDS; round++) {
+        demand(shma_lock_try_exclusive(lock) == 0, "take", 0);
+        demand(shma_lock_release(lock) == 0, "release", 0);
+    }
+    atomic_store(&stop, 1);
+    return NULL;
+}
+
+/* Who took a lock once must not think that it has it while another thread does. */
+static void look_while_another_thread_has_it(int fd)
+{
+    shma_lock *lock = open_lock(fd);
+    pthread_t thread;
+
+    atomic_store(&stop, 0);
+    demand(shma_lock_try_exclusive(lock) == 0, "take", 0);
+    demand(shma_lock_mode_here(lock) == 2, "it is ours", 0);
+    demand(shma_lock_release(lock) == 0, "release", 0);
+    demand(pthread_create(&thread, NULL, take_and_release, lock) == 0, "make a thread", 0);
+    while (!atomic_load(&stop))
+        demand(shma_lock_mode_here(lock) == 0, "it is another thread's", 0);
+    (void)pthread_join(thread, NULL);
+    close_lock(lock);
+}
+
 int main(void)
 {
     int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -172,6 +201,7 @@ int main(void)
     atomic_store(&stop, 1);
     (void)pthread_join(thread, NULL);
     cancel_as_it_is_granted(lock, event_fd, fd);
+    look_while_another_thread_has_it(fd);
     demand(shma_waiter_start(lock, 1) == 0, "start once more", 0);
     close_lock(lock); /* with a request under way */
     demand(flock(fd, LOCK_EX | LOCK_NB) == 0, "the lock was left held", -errno);
