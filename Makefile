@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SHIM := $(wildcard shm_async/_shim/*.[ch])
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: demo test lint sanitize threads model wheel-test bench clean
+.PHONY: demo test lint sanitize threads model stress wheel-test bench clean
 
 demo: $(VENV)/test.stamp
 	$(BIN)/python examples/web_counter.py
@@ -50,6 +50,11 @@ build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
 # Every state of the lock's protocol, in SPIN: processes that die, cancel, convert at any step.
 model: $(VENV)/bin/python
 	$(BIN)/python tests/model/check.py
+
+# Processes of every kind that are killed, stopped and cancelled at random; minutes, not seconds.
+stress: $(VENV)/test.stamp
+	$(BIN)/python tests/stress.py --seconds 100
+	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
 
 # One wheel, made from the sdist, tried on every Python that is here.
 wheel-test: $(VENV)/test.stamp

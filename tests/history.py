@@ -1,0 +1,493 @@
+"""Histories of a lock: who was inside and when, and the proof that nobody was who must not.
+
+Each process writes down what it does with a `Recorder`. A record is one small write(2),
+so a SIGKILL loses none that was made, and a fork inherits none. `load` reads them
+all back and `check` looks for violations.
+
+An interval is measured inside the hold: its start is read from the clock after the lock was
+granted, its end before it is let go. So it lies within the true one, and two intervals
+that overlap prove that two holds did: there are no false alarms. A process that was
+killed inside never let go, so its hold lasted until the kill at least, and that is
+where its interval ends; the data that it left may or may not have its last store.
+
+The data are two words, the near and the far one. Every write adds one to the near word when
+it comes in and copies it to the far word when it goes. So each value between zero and the
+last was written by exactly one holder, whoever is inside sees two equal words, and only a
+killed writer may leave a value that nobody acknowledges, or two words that differ.
+"""
+
+import bisect
+import itertools
+import os
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from pathlib import Path
+from typing import TypeAlias
+
+RECORD = struct.Struct("=QBBHIQQ")  # 32 bytes divide a page: no write is ever cut in two
+
+#: Actors with the same number above this stand in one queue that is first come, first served;
+#: queue 0 promises nothing.
+QUEUE_SHIFT = 8
+
+
+class Event(IntEnum):
+    STARTED = 1  # this process: value is its pid, other its role
+    WANTED = 2
+    ACQUIRED = 3  # value and other: the words as found
+    RELEASED = 4  # the words as left; written just before letting go
+    CANCELLED = 5  # the wait ended and nothing is held
+    KILLING = 6  # value is the process that is about to be killed
+    DEAD = 7  # value is the process that was found dead
+    STOPPED = 8  # value is the process that was stopped at the gate
+    CALM = 9  # from now on nobody is killed or stopped
+    REFUSED = 10  # a wait for oneself was refused
+    CONTINUED = 11  # value is the process that was stopped at the gate and goes on
+
+
+class Kind(IntFlag):
+    READ = 0
+    WRITE = 1
+    APART = 2  # its place in the queue is not known: nested reads pass it, and some come late
+    CONVERTED = 4  # goes on from the hold that this actor released last
+    KEPT = 8  # ... without having let go in between
+    FOREIGN = 16  # of a program that knows nothing of the gate
+
+
+class Recorder:
+    """Writes one process's history. Threads and tasks share it; a forked child makes its own."""
+
+    def __init__(self, directory: str, process: int, role: int = 0) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self.fd = os.open(f"{directory}/{process}.history", flags, 0o600)
+        self.process = process
+        self.silent = False
+        self.numbers = itertools.count(1)
+        self.note(Event.STARTED, value=os.getpid(), other=role)
+
+    def note(
+        self,
+        event: Event,
+        kind: int = 0,
+        actor: int = 0,
+        number: int = 0,
+        value: int = 0,
+        other: int = 0,
+    ) -> None:
+        """Write an event down, with the time before the writing."""
+        now = time.monotonic_ns()
+        if not self.silent:
+            os.write(self.fd, RECORD.pack(now, event, kind, actor, number, value, other))
+
+    def silence(self) -> None:
+        """In a forked child: what is the parent's is not ours to write."""
+        self.silent = True
+        os.close(self.fd)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+@dataclass(slots=True)
+class Hold:
+    """One wish for the lock and what came of it. Times are ns, None where it did not happen."""
+
+    process: int
+    actor: int
+    number: int
+    kind: int
+    wanted: int
+    acquired: int | None = None
+    released: int | None = None
+    cancelled: int | None = None
+    killed: int | None = None
+    seen: tuple[int, int] = (0, 0)
+    left: tuple[int, int] = (0, 0)
+    before: "Hold | None" = None  # the one that it was converted from
+
+    @property
+    def writes(self) -> bool:
+        return bool(self.kind & Kind.WRITE)
+
+    @property
+    def end(self) -> int:
+        """Until when it was held for certain; for those that were acquired."""
+        if self.released is not None:
+            return self.released
+        return max(self.acquired or 0, self.killed or 0)
+
+    @property
+    def answered(self) -> int | None:
+        """When the wait ended."""
+        return self.acquired if self.acquired is not None else self.cancelled
+
+    @property
+    def value(self) -> int:
+        """What a writer wrote, or was about to write."""
+        return self.seen[0] + 1
+
+    def __str__(self) -> str:
+        what = "write" if self.writes else "read"
+        how = " (killed)" if self.killed is not None and self.released is None else ""
+        return (
+            f"{what} {self.number} of actor {self.actor} in process {self.process}{how}, "
+            f"wanted {self.wanted}, acquired {self.acquired}, until {self.released or self.killed},"
+            f" saw {self.seen}, left {self.left}"
+        )
+
+
+#: Which process slept, from when, until when.
+Nap: TypeAlias = tuple[int, int, int]
+
+
+@dataclass
+class Process:
+    """One process's history."""
+
+    number: int
+    pid: int = 0
+    role: int = 0
+    started: int = 0
+    killed: int | None = None
+    holds: list[Hold] = field(default_factory=list)  # in the order of wanting
+    calm: int | None = None  # since when it leaves the others alone
+    naps: list[Nap] = field(default_factory=list)  # of others, at the gate, that it caused
+    refused: int = 0
+
+
+@dataclass(frozen=True)
+class Violation:
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+@dataclass
+class Report:
+    """What `check` found. Times are in seconds."""
+
+    violations: list[Violation]
+    reads: int
+    writes: int
+    killed_inside: int
+    cancelled: int
+    converted: int
+    kept: int
+    shared: int  # reads that began while a reader of another process was inside
+    waited: int  # holds that took more than CONTENDED to get
+    longest: Hold | None
+    overtaken: int  # the most holds that were granted between a wish and its grant
+
+    @property
+    def max_wait(self) -> float:
+        return wait_of(self.longest) / 1e9 if self.longest else 0.0
+
+
+#: Nanoseconds after which a wait counts as one: less is what a free lock takes.
+CONTENDED = 100_000
+
+#: Nanoseconds of waiting, and holds of others meanwhile, that together are starvation. With
+#: the gate a wait takes a few rounds of all processes: a tenth of a second, some 500 holds,
+#: but 2,500 where a process reads and reads without staying inside.
+HUNGER, OTHERS = 300_000_000, 5_000
+
+#: Whoever sleeps at the gate for longer than this must have been passed. Nanoseconds: after
+#: the first of them those who were ahead of the sleeper are out.
+NAP, OUT = 400_000_000, 100_000_000
+
+#: Violations of one kind that are told; a broken lock makes thousands.
+MOST = 5
+
+
+# ---- reading ----------------------------------------------------------------------------
+
+
+def load(directory: str | Path) -> list[Process]:
+    """Read what the recorders of all processes wrote into `directory`."""
+    processes = [read(path) for path in sorted(Path(directory).glob("*.history"))]
+    kills = {victim: when for process, found in processes for victim, when in found.items()}
+    for process, _ in processes:
+        process.killed = kills.get(process.number)
+        for hold in process.holds:
+            hold.killed = process.killed
+    return [process for process, _ in processes]
+
+
+def read(path: Path) -> tuple[Process, dict[int, int]]:
+    """One process's history, and whom it killed when."""
+    process = Process(int(path.stem))
+    kills: dict[int, int] = {}
+    holds: dict[int, Hold] = {}
+    last: dict[int, Hold] = {}  # released, by actor
+    data = path.read_bytes()
+    data = data[: len(data) // RECORD.size * RECORD.size]
+    for when, event, kind, actor, number, value, other in RECORD.iter_unpack(data):
+        match event:
+            case Event.WANTED:
+                hold = holds[number] = Hold(process.number, actor, number, kind, when)
+                hold.before = last.get(actor) if kind & Kind.CONVERTED else None
+                process.holds.append(hold)
+            case Event.ACQUIRED:
+                hold = holds[number]
+                hold.acquired, hold.seen, hold.kind = when, (value, other), kind
+            case Event.RELEASED:
+                hold = last[actor] = holds.pop(number)
+                hold.released, hold.left = when, (value, other)
+            case Event.CANCELLED:
+                holds.pop(number).cancelled = when
+            case Event.STARTED:
+                process.pid, process.role, process.started = value, other, when
+            case Event.KILLING:
+                kills[value] = when
+            case Event.STOPPED:
+                process.naps.append((value, when, when))
+            case Event.CONTINUED:
+                process.naps[-1] = (value, process.naps[-1][1], when)
+            case Event.CALM:
+                process.calm = when
+            case Event.REFUSED:
+                process.refused += 1
+    return process, kills
+
+
+# ---- checking ----------------------------------------------------------------------------
+
+
+def check(processes: list[Process], final: int | None = None, bound: float = 10) -> Report:
+    """Look for every violation.
+
+    Args:
+        processes: from `load`.
+        final: the near word at the end; None leaves the accounts out.
+        bound: seconds within which a wait must end, counted from the calm at the end, if
+            there was one, or from its start if that was later.
+    """
+    holds = [hold for process in processes for hold in process.holds]
+    inside = sorted((hold for hold in holds if hold.acquired is not None), key=start_of)
+    calm = max((process.calm for process in processes if process.calm is not None), default=0)
+    naps = [nap for process in processes for nap in process.naps]
+    found: list[Iterator[Violation]] = [
+        overlaps(inside),
+        unfinished(holds),
+        stuck(holds, calm, int(bound * 1e9)),
+        starved(inside, naps),
+        blocked(inside, naps),
+        torn(inside),
+        changed(inside),
+        stale(inside),
+        broken_promises(inside),
+        out_of_turn(processes),
+    ]
+    if final is not None:
+        found.append(accounts(inside, final))
+    converted = [hold for hold in inside if hold.kind & Kind.CONVERTED]
+    return Report(
+        violations=[violation for each in found for violation in itertools.islice(each, MOST)],
+        reads=sum(not hold.writes for hold in inside),
+        writes=sum(hold.writes for hold in inside),
+        killed_inside=sum(hold.released is None for hold in inside),
+        cancelled=sum(hold.cancelled is not None for hold in holds),
+        converted=len(converted),
+        kept=sum(bool(hold.kind & Kind.KEPT) for hold in converted),
+        shared=shared(inside),
+        waited=sum(wait_of(hold) > CONTENDED for hold in inside),
+        longest=max(inside, key=wait_of, default=None),
+        overtaken=overtaken(inside),
+    )
+
+
+def start_of(hold: Hold) -> int:
+    assert hold.acquired is not None
+    return hold.acquired
+
+
+def wait_of(hold: Hold) -> int:
+    return start_of(hold) - hold.wanted
+
+
+def overlaps(inside: list[Hold]) -> Iterator[Violation]:
+    """No writer is inside with anybody else. `inside` is sorted by start."""
+    last: Hold | None = None  # the one of all so far that ends last
+    writer: Hold | None = None  # ... of the writers
+    for hold in inside:
+        other = last if hold.writes else writer
+        if other is not None and start_of(hold) < other.end:
+            yield Violation("overlap", f"\n    {other}\n    {hold}")
+        if last is None or hold.end > last.end:
+            last = hold
+        if hold.writes and (writer is None or hold.end > writer.end):
+            writer = hold
+
+
+def unfinished(holds: Iterable[Hold]) -> Iterator[Violation]:
+    """Whoever was not killed has finished what it began."""
+    for hold in holds:
+        if hold.killed is None and hold.released is None and hold.cancelled is None:
+            yield Violation("unfinished", f"\n    {hold}")
+
+
+def stuck(holds: Iterable[Hold], calm: int, bound: int) -> Iterator[Violation]:
+    """No wait lasts longer than `bound` ns, not counting the time before `calm`."""
+    for hold in holds:
+        if hold.answered is not None and hold.answered - max(hold.wanted, calm) > bound:
+            yield Violation("stuck", f"\n    {hold}")
+
+
+def starved(inside: list[Hold], naps: list[Nap]) -> Iterator[Violation]:
+    """Nobody waits for long while many others go in: a slow machine alone is no proof.
+
+    Who goes in while somebody sleeps at the gate does not count: all wait in turns of 20 ms.
+    """
+    starts = [start_of(hold) for hold in inside]
+    for place, hold in enumerate(inside):
+        if wait_of(hold) > HUNGER:
+            others = place - bisect.bisect_left(starts, hold.wanted)
+            for _, since, until in naps:
+                first, last = max(since, hold.wanted), min(until, start_of(hold))
+                others -= max(0, bisect.bisect(starts, last) - bisect.bisect(starts, first))
+            if others > OTHERS:
+                yield Violation("starved", f"{others} went in before\n    {hold}")
+
+
+def blocked(inside: list[Hold], naps: list[Nap]) -> Iterator[Violation]:
+    """Somebody who sleeps at the gate delays the others, but they go past."""
+    starts = [start_of(hold) for hold in inside if not hold.kind & Kind.FOREIGN]
+    for process, since, until in naps:
+        passed = bisect.bisect(starts, until) - bisect.bisect(starts, since + OUT)
+        if until - since > NAP and passed == 0:
+            seconds = (until - since) / 1e9
+            yield Violation("blocked", f"while {process} slept at the gate for {seconds} s")
+
+
+def killed_writes(inside: Iterable[Hold]) -> set[int]:
+    """The values of those who were killed inside: each may have been written or not."""
+    return {hold.value for hold in inside if hold.writes and hold.released is None}
+
+
+def torn(inside: list[Hold]) -> Iterator[Violation]:
+    """The words are equal, or differ by what killed writers stored in the near one alone."""
+    killed = killed_writes(inside)
+    for hold in inside:
+        near, far = hold.seen
+        if near != far and not (far < near and killed.issuperset(range(far + 1, near + 1))):
+            yield Violation("torn", f"\n    {hold}")
+
+
+def changed(inside: Iterable[Hold]) -> Iterator[Violation]:
+    """A reader sees the same at the end as at the start, a writer what it wrote."""
+    for hold in inside:
+        if hold.released is not None:
+            due = (hold.value, hold.value) if hold.writes else hold.seen
+            if hold.left != due:
+                yield Violation("changed", f"\n    {hold}")
+
+
+def stale(inside: list[Hold]) -> Iterator[Violation]:
+    """Everybody sees the last value that was acknowledged, and none that is yet to come."""
+    writes = [hold for hold in inside if hold.writes]
+    done = sorted((hold.end, hold.value) for hold in writes if hold.released is not None)
+    done_at, done_most = _running_most(done)
+    begun_at, begun_most = _running_most([(start_of(hold), hold.value) for hold in writes])
+    for hold in inside:
+        before = bisect.bisect_right(done_at, start_of(hold))
+        least = done_most[before - 1] if before else 0
+        until = bisect.bisect_left(begun_at, start_of(hold))
+        most = begun_most[until - 1] if until else 0
+        if not least <= hold.seen[0] <= most:
+            yield Violation("stale", f"not within {least} to {most}\n    {hold}")
+
+
+def _running_most(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    times = [when for when, _ in pairs]
+    return times, list(itertools.accumulate((value for _, value in pairs), max))
+
+
+def accounts(inside: list[Hold], final: int) -> Iterator[Violation]:
+    """Each value up to the last was written once, or by somebody who was killed at it."""
+    killed = killed_writes(inside)
+    written: dict[int, Hold] = {}
+    for hold in inside:
+        if hold.writes and hold.released is not None:
+            if hold.value in written:
+                yield Violation("lost", f"\n    {written[hold.value]}\n    {hold}")
+            written[hold.value] = hold
+    for value in range(1, final + 1):
+        if value not in written and value not in killed:
+            yield Violation("unaccounted", f"nobody wrote {value}")
+    if written and max(written) > final:
+        yield Violation("lost", f"\n    {written[max(written)]}\n    and the last is {final}")
+
+
+def broken_promises(inside: Iterable[Hold]) -> Iterator[Violation]:
+    """Nobody writes during a conversion that says that it did not let go."""
+    for hold in inside:
+        if hold.kind & Kind.KEPT and (hold.before is None or hold.before.left != hold.seen):
+            yield Violation("not kept", f"\n    {hold.before}\n    {hold}")
+
+
+def out_of_turn(processes: Iterable[Process]) -> Iterator[Violation]:
+    """In a queue that is first come, first served nobody passes a writer, and no writer anybody.
+
+    Readers may change places with each other: they go in together.
+    """
+    for process in processes:
+        queues: dict[int, list[Hold]] = defaultdict(list)
+        for hold in process.holds:
+            queue = hold.actor >> QUEUE_SHIFT
+            if queue and not hold.kind & (Kind.APART | Kind.CONVERTED) and hold.acquired:
+                queues[queue].append(hold)
+        for queue in queues.values():
+            yield from _out_of_turn(queue)
+
+
+def _out_of_turn(queue: list[Hold]) -> Iterator[Violation]:
+    """`queue` is in the order of wanting."""
+    last: Hold | None = None  # the one so far that went in last
+    writer: Hold | None = None  # ... of the writers
+    for hold in queue:
+        other = last if hold.writes else writer
+        if other is not None and start_of(hold) < start_of(other):
+            yield Violation("out of turn", f"\n    {other}\n    {hold}")
+        if last is None or start_of(hold) > start_of(last):
+            last = hold
+        if hold.writes and (writer is None or start_of(hold) > start_of(writer)):
+            writer = hold
+
+
+# ---- measuring -----------------------------------------------------------------------------
+
+
+def shared(inside: list[Hold]) -> int:
+    """How many reads began while a reader of another process was inside."""
+    count = 0
+    until: dict[int, int] = {}  # by process
+    for hold in inside:
+        if not hold.writes:
+            now = start_of(hold)
+            count += any(end > now for other, end in until.items() if other != hold.process)
+            until[hold.process] = max(hold.end, until.get(hold.process, 0))
+            if len(until) > 64:  # processes come and go
+                until = {other: end for other, end in until.items() if end > now}
+    return count
+
+
+def overtaken(inside: list[Hold]) -> int:
+    """The most holds that began between somebody's wish and its grant."""
+    starts = [start_of(hold) for hold in inside]
+    return max(
+        (place - bisect.bisect_left(starts, hold.wanted) for place, hold in enumerate(inside)),
+        default=0,
+    )
+
+
+def count_by(holds: Iterable[Hold], key: Callable[[Hold], str]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for hold in holds:
+        counts[key(hold)] += 1
+    return dict(counts)
