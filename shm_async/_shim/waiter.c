@@ -25,7 +25,7 @@ enum thread { NONE, RUNNING, LEFT };
 struct shma_waiter {
     shma_lock *lock;         /* its descriptor is never closed while a thread runs */
     int32_t event_fd;
-    pthread_cond_t changed;  /* signalled on ASKED, IDLE, quit and LEFT */
+    pthread_cond_t changed;  /* signalled on ASKED, quit and LEFT */
     pthread_mutex_t mutex;   /* guards all that follows */
     enum state state;
     enum thread thread_state; /* LEFT: on its way out, join it */
@@ -82,10 +82,7 @@ static int32_t approach(shma_waiter *waiter)
     return code == -EWOULDBLOCK ? arm(waiter, SHMA_GATE_PATIENCE_NS) : code;
 }
 
-/*
- * Block until the request is granted, called off or refused. The mutex is held. Who has
- * the lock may still have the gate: the loop is told first, and the gate left after.
- */
+/* Block until the request is granted, called off or refused. The mutex is held. */
 static int32_t serve(shma_waiter *waiter)
 {
     int32_t code = 0;
@@ -105,10 +102,14 @@ static int32_t serve(shma_waiter *waiter)
         else if (code != -EINTR)
             break;
     }
+    shma_gate_leave(waiter->lock);
     return waiter->cancelled ? -ECANCELED : code;
 }
 
-/* The request has ended. The loop wakes up while we leave the gate, and waits for the mutex. */
+/*
+ * The request has ended. The mutex is held, but not while the loop is told: it may run at
+ * once, on this very processor, and would only wait for the mutex.
+ */
 static void report(shma_waiter *waiter, int32_t result)
 {
     const uint64_t one = 1;
@@ -116,8 +117,10 @@ static void report(shma_waiter *waiter, int32_t result)
 
     waiter->result = result;
     waiter->state = ENDED;
+    (void)pthread_mutex_unlock(&waiter->mutex);
     written = write(waiter->event_fd, &one, sizeof one);
     (void)written; /* fails only on overflow, and then it is readable anyhow */
+    (void)pthread_mutex_lock(&waiter->mutex);
 }
 
 /* A grant that nobody collects, as its loop has stopped, must not keep all others out. */
@@ -127,24 +130,32 @@ static void give_back(shma_waiter *waiter)
     waiter->result = -ECANCELED;
 }
 
-/* Wait until `deadline` for a change. ETIMEDOUT: there was none. The mutex is held. */
-static int wait_for_change(shma_waiter *waiter, const struct timespec *deadline)
+/* False: no request came for LINGER_MS, or the thread is to quit. The mutex is held. */
+static bool request_comes(shma_waiter *waiter)
 {
-    return pthread_cond_timedwait(&waiter->changed, &waiter->mutex, deadline);
-}
-
-/* False: nothing came for LINGER_MS, or the thread is to quit. The mutex is held. */
-static bool next_request(shma_waiter *waiter)
-{
-    struct timespec deadline = from_now(LINGER_MS), patience = from_now(COLLECT_MS);
+    struct timespec deadline = from_now(LINGER_MS);
     int code = 0;
 
-    while (waiter->state == ENDED && waiter->result == 0 && !waiter->quit)
-        if (wait_for_change(waiter, &patience) == ETIMEDOUT && waiter->state == ENDED)
-            give_back(waiter); /* else it was collected while we waited for the mutex */
     while (waiter->state != ASKED && !waiter->quit && code != ETIMEDOUT)
-        code = wait_for_change(waiter, &deadline);
+        code = pthread_cond_timedwait(&waiter->changed, &waiter->mutex, &deadline);
     return waiter->state == ASKED && !waiter->quit;
+}
+
+/*
+ * False: there is nothing to do for LINGER_MS, or the thread is to quit. The mutex is held.
+ * The loop does not signal that it collects a grant: to wake a thread on another processor
+ * would cost it more than all the rest of the collecting.
+ */
+static bool next_request(shma_waiter *waiter)
+{
+    for (int waited = 0;; waited += LINGER_MS) {
+        if (request_comes(waiter))
+            return true;
+        if (waiter->quit || waiter->state != ENDED || waiter->result != 0)
+            return false;
+        if (waited + LINGER_MS >= COLLECT_MS)
+            give_back(waiter);
+    }
 }
 
 static void *thread_main(void *argument)
@@ -161,7 +172,6 @@ static void *thread_main(void *argument)
         while (next_request(waiter)) {
             waiter->state = BLOCKED;
             report(waiter, serve(waiter));
-            shma_gate_leave(waiter->lock);
         }
         (void)timer_delete(waiter->timer);
     }
@@ -342,17 +352,17 @@ int32_t shma_waiter_finish(shma_lock *lock)
     shma_waiter *waiter = lock->waiter;
     int32_t result = -EINPROGRESS;
     uint64_t count;
+    ssize_t got;
 
     if (!waiter)
         return -EBADF;
+    /* always: a request that was finished before its eventfd was written leaves it readable */
+    got = read(waiter->event_fd, &count, sizeof count);
+    (void)got; /* fails only where there is nothing to read */
     (void)pthread_mutex_lock(&waiter->mutex);
     if (waiter->state == ENDED) {
-        if (read(waiter->event_fd, &count, sizeof count) < 0 && errno != EAGAIN)
-            result = -errno;
-        else
-            result = waiter->result;
+        result = waiter->result;
         waiter->state = IDLE;
-        (void)pthread_cond_broadcast(&waiter->changed);
     }
     (void)pthread_mutex_unlock(&waiter->mutex);
     return result == 0 ? shma_lock_granted(lock, waiter->mode) : result;
