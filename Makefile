@@ -19,7 +19,7 @@ lint: $(VENV)/test.stamp $(VENV)/lint.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	for file in shm_async/_shim/*.c tests/c/*.c; do \
+	for file in shm_async/_shim/*.c tests/c/*.c benchmarks/*.c; do \
 	  $(CC) $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done
 
 # The whole test suite with every memory error and every undefined operation of the shim fatal.
@@ -60,12 +60,9 @@ stress: $(VENV)/test.stamp
 wheel-test: $(VENV)/test.stamp
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-# What the lock costs, as ratios where a ratio says more: see each program's docstring.
-bench: $(VENV)/test.stamp
-	$(BIN)/python benchmarks/pair.py
-	$(BIN)/python benchmarks/cancel.py
-	$(BIN)/python benchmarks/flood.py
-	$(BIN)/python benchmarks/crowd.py
+# What the lock costs, and what its peers cost: see `python -m benchmarks --help`.
+bench: $(VENV)/test.stamp $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
@@ -73,6 +70,10 @@ $(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/p
 
 $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'
+	touch $@
+
+$(VENV)/bench.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	touch $@
 
 $(VENV)/bin/python:

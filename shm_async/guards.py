@@ -11,7 +11,6 @@ from types import TracebackType, coroutine
 from typing import Any
 
 from ._native import lock_release, lock_try_exclusive, lock_try_shared
-from .asynclock import NOBODY
 from .hold import ALL, Hold
 
 __all__ = ["ReadHold", "WriteHold"]
@@ -78,13 +77,13 @@ class WriteHold(Hold):
             view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
-        if cohort.queue or cohort.writer is NOBODY:
+        if cohort.queue or cohort.writer is None:
             cohort.leave(self._task)
             return DONE
         try:
             code = lock_release(cohort.handle)
         finally:
-            cohort.writer = NOBODY
+            cohort.writer = None
             cohort.idle = True
         if code or cohort.closed:
             cohort.left(code)
@@ -144,17 +143,16 @@ class ReadHold(Hold):
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         task, readers = self._task, cohort.readers
-        if cohort.queue or cohort.writer is not NOBODY:
+        if cohort.queue or cohort.writer is not None:
             cohort.leave(task)
-        elif readers[task] > 1:
-            readers[task] -= 1
-        elif len(readers) > 1:
-            del readers[task]
-        else:
+            return DONE
+        count = readers.pop(task)
+        if count > 1:
+            readers[task] = count - 1
+        elif not readers:
             try:
                 code = lock_release(cohort.handle)
             finally:
-                readers.clear()
                 cohort.idle = True
             if code or cohort.closed:
                 cohort.left(code)

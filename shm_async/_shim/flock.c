@@ -188,7 +188,7 @@ int32_t shma_lock_close(shma_lock *lock)
 uint64_t shma_thread_number(void)
 {
     static uint64_t last;
-    static _Thread_local uint64_t number;
+    static _Thread_local uint64_t number __attribute__((tls_model("initial-exec")));
 
     if (!number)
         number = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
