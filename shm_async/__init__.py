@@ -2,6 +2,7 @@
 
 from .errors import (
     LockTimeoutError,
+    OwnerDiedError,
     RegionClosedError,
     RegionExistsError,
     RegionFormatError,
@@ -17,6 +18,7 @@ from .statistics import Statistics
 __all__ = [
     "Hold",
     "LockTimeoutError",
+    "OwnerDiedError",
     "Region",
     "RegionClosedError",
     "RegionExistsError",

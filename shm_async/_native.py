@@ -18,10 +18,14 @@ __all__ = [
     "BUSY",
     "CALLED_OFF",
     "CONTROL_SIZE",
+    "DIED",
     "FORKED",
     "GATE_HINT",
     "INTERRUPTED",
+    "MARK",
+    "MARK_LATER",
     "NOT_YET",
+    "RECOVER",
     "SHRUNK",
     "Address",
     "Control",
@@ -35,6 +39,7 @@ __all__ = [
     "control_to_bytes",
     "lock_begin",
     "lock_bind",
+    "lock_commit",
     "lock_downgrade",
     "lock_end",
     "lock_give_up",
@@ -42,14 +47,19 @@ __all__ = [
     "lock_mode",
     "lock_mode_here",
     "lock_open",
+    "lock_recovered",
     "lock_release",
+    "lock_sound",
     "lock_try_exclusive",
+    "lock_try_manner",
     "lock_try_nested",
     "lock_try_shared",
     "lock_upgrade",
     "lock_wait",
     "place",
     "reserve",
+    "snapshot_after",
+    "snapshot_before",
     "waiter_cancel",
     "waiter_fd",
     "waiter_finish",
@@ -64,22 +74,31 @@ LockCloser: TypeAlias = Any  #: closes a lock when the last reference dies
 # what the lock's functions return
 BUSY = -errno.EWOULDBLOCK
 CALLED_OFF = -errno.ECANCELED
+DIED = -errno.EOWNERDEAD
 FORKED = -errno.EBADF
 INTERRUPTED = -errno.EINTR
 NOT_YET = -errno.EINPROGRESS
 SHRUNK = -errno.ERANGE
+
+# in what manner a write lock begins, see shim.h
+MARK: int = lib.SHMA_MARK
+RECOVER: int = lib.SHMA_RECOVER
+MARK_LATER: int = lib.SHMA_MARK_LATER
 
 CONTROL_SIZE: int = ffi.sizeof("shma_control")
 GATE_HINT: int = ffi.offsetof("shma_control", "gate")
 
 lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
 lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
+lock_try_manner: Callable[[LockHandle, int], int] = lib.shma_lock_try_manner
 lock_try_nested: Callable[[LockHandle], int] = lib.shma_lock_try_nested
 lock_give_up: Callable[[LockHandle], None] = lib.shma_lock_give_up
-lock_wait: Callable[[LockHandle, bool, int], int] = lib.shma_lock_wait
+lock_wait: Callable[[LockHandle, bool, int, int], int] = lib.shma_lock_wait
 lock_release: Callable[[LockHandle], int] = lib.shma_lock_release
-lock_begin: Callable[[LockHandle], int] = lib.shma_lock_begin
+lock_begin: Callable[[LockHandle, int], int] = lib.shma_lock_begin
 lock_end: Callable[[LockHandle], int] = lib.shma_lock_end
+lock_sound: Callable[[LockHandle], int] = lib.shma_lock_sound
+lock_recovered: Callable[[LockHandle], int] = lib.shma_lock_recovered
 lock_downgrade: Callable[[LockHandle], int] = lib.shma_lock_downgrade
 lock_upgrade: Callable[[LockHandle], int] = lib.shma_lock_upgrade
 lock_mode: Callable[[LockHandle], int] = lib.shma_lock_mode
@@ -89,6 +108,8 @@ waiter_start: Callable[[LockHandle, bool], int] = lib.shma_waiter_start
 waiter_finish: Callable[[LockHandle], int] = lib.shma_waiter_finish
 waiter_cancel: Callable[[LockHandle], int] = lib.shma_waiter_cancel
 control_generation: Callable[[Control], int] = lib.shma_control_generation
+snapshot_before: Callable[[Control, int, int], int] = lib.shma_snapshot_before
+snapshot_after: Callable[[Control], int] = lib.shma_snapshot_after
 
 
 def check(code: int, doing: str, name: str) -> int:
@@ -186,6 +207,13 @@ def _close_lock(address: Address, lock: LockHandle, close: Any = lib.shma_lock_c
 
 #: Locks whose waiting thread cannot be stopped: better a leak than a crash.
 _stuck: list[tuple[Address, LockHandle]] = []
+
+
+def lock_commit(lock: LockHandle, data: memoryview, copy: bytearray) -> int:
+    """Write `copy` over the writable `data`, of the same size. Returns 0 or -errno."""
+    target = ffi.from_buffer("uint8_t[]", data, require_writable=True)
+    code: int = lib.shma_lock_commit(lock, target, ffi.from_buffer("uint8_t[]", copy), len(copy))
+    return code
 
 
 def waiter_fd(lock: LockHandle, name: str) -> int:

@@ -33,6 +33,7 @@ from time import monotonic
 from ._native import (
     BUSY,
     CALLED_OFF,
+    MARK,
     NOT_YET,
     LockHandle,
     lock_begin,
@@ -41,7 +42,8 @@ from ._native import (
     lock_end,
     lock_mode,
     lock_release,
-    lock_try_exclusive,
+    lock_sound,
+    lock_try_manner,
     lock_try_nested,
     lock_try_shared,
     lock_upgrade,
@@ -143,14 +145,14 @@ class Cohort:
 
     # ---- enter ----------------------------------------------------------------
 
-    def try_enter(self, exclusive: bool, task: Task) -> int:
+    def try_enter(self, exclusive: bool, task: Task, manner: int = MARK) -> int:
         """Go in if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
-        return self.try_write(task) if exclusive else self.try_read(task)
+        return self.try_write(task, manner) if exclusive else self.try_read(task)
 
-    def try_write(self, task: Task) -> int:
+    def try_write(self, task: Task, manner: int) -> int:
         if not self.idle:
             return BUSY
-        code = self._try(lock_try_exclusive)
+        code = self._try(lock_try_manner, manner)
         if code == 0:
             self.idle = False
             self.writer = task
@@ -211,9 +213,9 @@ class Cohort:
             self.passes = 0
         return now - self.kept_since
 
-    def _try(self, call: Callable[[LockHandle], int]) -> int:
+    def _try(self, call: Callable[..., int], *arguments: int) -> int:
         try:
-            return call(self.handle)
+            return call(self.handle, *arguments)
         except BaseException:
             self.take_back()
             raise
@@ -228,7 +230,7 @@ class Cohort:
         self.readers.clear()
         self.idle = not self.closed
 
-    async def enter(self, exclusive: bool, task: Task) -> None:
+    async def enter(self, exclusive: bool, task: Task, manner: int = MARK) -> None:
         """Wait for the lock in the queue.
 
         Cancellable: whoever is cancelled holds nothing and has left the queue.
@@ -238,6 +240,7 @@ class Cohort:
             raise closed(self.name)
         self._kept_for()
         waiter = self.loop.waiter(exclusive, task)
+        waiter.manner = manner
         self.queue.append(waiter)
         self.idle = False
         start = self.tally.wait_begins()
@@ -255,6 +258,7 @@ class Cohort:
         finally:
             self.tally.wait_ended(start)
         if waiter.error is not None:
+            self.tally.cancelled += 1
             raise waiter.error
 
     def _occupied(self) -> bool:
@@ -347,27 +351,40 @@ class Cohort:
             if not self.queue[0].exclusive:
                 if self._admit_readers():
                     return
-            elif lock_mode(self.handle) != EXCLUSIVE:
+            elif lock_mode(self.handle) != EXCLUSIVE:  # it was asked for by a reader
                 self._release()
-                if lock_try_exclusive(self.handle):
-                    self._ask()
-                    return
+                self._ask()
+                return
             elif self._admit_writer():
                 return
         self._release()
         self._rest()
 
     def _admit_writer(self) -> bool:
-        waiter = self.queue.popleft()
-        if not waiter.wake():
+        waiter = self.queue[0]
+        if not waiter.can_wake():
+            self.queue.popleft()
             return False
+        code = lock_begin(self.handle, waiter.manner)
+        if code:
+            self._fail_head(failure(code, self.name, self.handle))
+            return False
+        self.queue.popleft()
+        waiter.wake()
         waiter.granted = True
         self.writer = waiter.task
-        lock_begin(self.handle)
         return True
 
     def _admit_readers(self) -> bool:
-        """Let in the readers at the head of the queue, all of them together."""
+        """Let in the readers at the head of the queue, all of them together.
+
+        Each is told if the last writer has died, and then there is nobody to let in.
+        """
+        code = lock_sound(self.handle)
+        if code:
+            while self.queue and not self.queue[0].exclusive:
+                self._fail_head(failure(code, self.name, self.handle))
+            return False
         if lock_mode(self.handle) == EXCLUSIVE:
             lock_downgrade(self.handle)
         while self.queue and not self.queue[0].exclusive:
@@ -486,7 +503,7 @@ class Cohort:
         if code != LOST:
             self.leave_read(task)
         if code not in (LOST, BUSY):
-            raise failure(code, self.name)
+            raise failure(code, self.name, self.handle)
         await self.enter(True, task)
         return False
 
@@ -509,6 +526,7 @@ class Cohort:
         finally:
             self.tally.wait_ended(start)
         if waiter.error is not None:
+            self.tally.cancelled += 1
             self._stop_reading(waiter)
             raise waiter.error
         return waiter.upgrading
@@ -537,7 +555,7 @@ class Cohort:
         self.queue.popleft()
         waiter.wake()
         if code:
-            waiter.error = failure(code, self.name)
+            waiter.error = failure(code, self.name, self.handle)
         else:
             waiter.granted = True
             self.readers.clear()

@@ -14,7 +14,15 @@ from ._native import CONTROL_SIZE
 from .elements import SIZES
 from .errors import RegionFormatError
 
-__all__ = ["CONTROL_SIZE", "Control", "managed_size", "pack", "process_identity", "unpack"]
+__all__ = [
+    "CONTROL_SIZE",
+    "Control",
+    "managed_size",
+    "pack",
+    "process_identity",
+    "start_of",
+    "unpack",
+]
 
 MAGIC = b"shm_async region"
 VERSION = 1
@@ -46,12 +54,18 @@ def process_identity() -> tuple[int, int]:
 
     The two together tell a process from a later one with the same pid.
     """
+    return os.getpid(), start_of("self") or 0
+
+
+def start_of(pid: int | str) -> int | None:
+    """When that process began, in clock ticks after boot; None if it has ended, or without /proc."""
     try:
-        with open("/proc/self/stat", "rb") as stat:
-            # field 22; the second, a name in brackets, may hold anything
-            return os.getpid(), int(stat.read().rpartition(b")")[2].split()[19])
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            # fields 3 and 22; the second, a name in brackets, may hold anything
+            fields = stat.read().rpartition(b")")[2].split()
     except OSError:
-        return os.getpid(), 0
+        return None
+    return None if fields[0] in b"ZX" else int(fields[19])
 
 
 def pack(*, length: int, dtype: str, sparse: bool) -> bytes:

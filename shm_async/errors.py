@@ -7,6 +7,7 @@ package can catch it. Those that are ``OSError`` carry ``errno`` and, as
 
 __all__ = [
     "LockTimeoutError",
+    "OwnerDiedError",
     "RegionClosedError",
     "RegionExistsError",
     "RegionFormatError",
@@ -46,6 +47,20 @@ class RegionSizeError(ShmError, ValueError):
 
     At a grant it means that somebody truncated the object; the lock is not held.
     """
+
+
+class OwnerDiedError(ShmError, RuntimeError):
+    """Raised when a lock is granted and the last writer never left: it may have died half-way.
+
+    The lock is not held. See ``write_lock(recover=True)`` and ``on_owner_death=``.
+
+    Attributes:
+        pid: the process that wrote last, as its own pid namespace counts.
+        start: when that process began, in clock ticks after boot; 0 where that is not known.
+    """
+
+    pid: int = 0
+    start: int = 0
 
 
 class LockTimeoutError(ShmError, TimeoutError):

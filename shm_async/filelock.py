@@ -11,9 +11,9 @@ import logging
 import sys
 
 from . import _native, segment
-from ._native import BUSY, FORKED, SHRUNK, LockCloser, LockHandle
-from .control import process_identity
-from .errors import RegionClosedError, RegionSizeError
+from ._native import BUSY, DIED, FORKED, SHRUNK, LockCloser, LockHandle
+from .control import process_identity, start_of
+from .errors import OwnerDiedError, RegionClosedError, RegionSizeError
 from .mapping import Mapping
 from .statistics import Ledger
 
@@ -40,7 +40,17 @@ class Opener:
     that a forked child may keep it without keeping a lock.
     """
 
-    __slots__ = ("control", "fd", "gate", "identity", "ledger", "mapping", "readable", "writable")
+    __slots__ = (
+        "control",
+        "fd",
+        "gate",
+        "identity",
+        "ignores_death",
+        "ledger",
+        "mapping",
+        "readable",
+        "writable",
+    )
 
     def __init__(
         self,
@@ -56,6 +66,7 @@ class Opener:
         self.control = control
         self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
         self.ledger = Ledger()
+        self.ignores_death = False  # of a writer: locks are granted all the same
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 
@@ -75,7 +86,7 @@ class Opener:
             return self._open_for(path, writable=False)
 
     def _open_for(self, path: str, *, writable: bool) -> tuple[LockHandle, LockCloser]:
-        return _native.lock_open(
+        lock, closer = _native.lock_open(
             path,
             writable=writable,
             identity=self.identity,
@@ -85,10 +96,14 @@ class Opener:
             owner=process_identity(),
             name=self.mapping.name,
         )
+        lock.ignore = self.ignores_death
+        return lock, closer
 
 
-def failure(code: int, name: str) -> Exception:
+def failure(code: int, name: str, lock: LockHandle = None) -> Exception:
     """The exception for a lock call that failed and cannot be tried again."""
+    if code == DIED:
+        return _owner_died(name, lock.dead_pid, lock.dead_start)
     if code == SHRUNK:
         return RegionSizeError(
             f"region {name!r} was truncated by somebody: its memory is gone; "
@@ -106,6 +121,22 @@ def failure(code: int, name: str) -> Exception:
             error.strerror = "cannot wait for the lock: every real-time signal is taken"
         return error
     raise AssertionError(f"{code} is no failure")
+
+
+def _owner_died(name: str, pid: int, start: int) -> OwnerDiedError:
+    now = start_of(pid)
+    if now is None or not start:
+        fate = "died inside"
+    elif now == start:
+        fate = "is alive, but its event loop ended inside and will never leave"
+    else:
+        fate = "died inside (a later process has its pid now)"
+    error = OwnerDiedError(
+        f"region {name!r} may be half-written: process {pid} {fate}; take "
+        "write_lock(recover=True), put the data right, and leave the block without an exception"
+    )
+    error.pid, error.start = pid, start
+    return error
 
 
 def closed(name: str) -> RegionClosedError:

@@ -13,7 +13,7 @@ from typing import Any
 from ._native import lock_release, lock_try_exclusive, lock_try_shared
 from .hold import ALL, Hold
 
-__all__ = ["ReadHold", "WriteHold"]
+__all__ = ["ReadHold", "SpecialHold", "WriteHold"]
 
 
 @coroutine
@@ -88,6 +88,18 @@ class WriteHold(Hold):
         if code or cohort.closed:
             cohort.left(code)
         return DONE
+
+
+class SpecialHold(WriteHold):
+    """A write lock that begins in another manner than usual: always the long way in."""
+
+    __slots__ = ()
+
+    async def __aenter__(self) -> memoryview:
+        return await self._acquire()
+
+    def __enter__(self) -> memoryview:
+        return self._acquire_blocking(self._timeout)
 
 
 class ReadHold(Hold):

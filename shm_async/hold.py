@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import anyio.lowlevel
 
-from ._native import LockHandle, lock_mode, lock_release, lock_try_exclusive, lock_try_shared
+from ._native import (
+    MARK,
+    LockHandle,
+    lock_mode,
+    lock_release,
+    lock_try_exclusive,
+    lock_try_shared,
+)
 from .asynclock import EXCLUSIVE, LOST, Cohort
-from .errors import WouldBlockError
+from .errors import OwnerDiedError, WouldBlockError
 from .filelock import BUSY, FORKED, failure
 from .loops import NO_TASK, Task, loop_is_running
-from .synclock import Seat, check_timeout
+from .synclock import Seat, check_timeout, deadline_of, time_left
 
 if TYPE_CHECKING:
     from .locks import Locks
@@ -62,6 +69,7 @@ class Hold:
     )
 
     exclusive: ClassVar[bool]
+    manner: ClassVar[int] = MARK  # in which it begins to write, see shim.h
 
     # Invariants: _at is None <=> nothing is held and nothing is under way.
     # _view is None while nothing is held. _task is whom the cohort knows as a reader.
@@ -95,6 +103,7 @@ class Hold:
         Raises:
             RegionClosedError: also while waiting.
             RegionSizeError: the object was truncated.
+            OwnerDiedError: the last writer died inside.
             RuntimeError: this hold is in use, or the task would wait for itself.
         """
         self._region._disown(self)
@@ -104,20 +113,25 @@ class Hold:
         self._check_unused()
         if not self._plain:
             await self._checkpoint()
-        entered = False
-        try:
-            code, cohort = self._try_cohort()
-            if code == BUSY and not self.exclusive and self._region._pool.reads_here():
-                code = cohort.try_nested(self._task)
-            if code == BUSY:
-                await cohort.enter(self.exclusive, self._task)
-            elif code:
-                raise failure(code, self._region._name)
-            entered = True
-            return self._entered()
-        except BaseException:
-            self._undo(entered)
-            raise
+        while True:
+            entered = False
+            try:
+                code, cohort = self._try_cohort()
+                if code == BUSY and not self.exclusive and self._region._pool.reads_here():
+                    code = cohort.try_nested(self._task)
+                if code == BUSY:
+                    await cohort.enter(self.exclusive, self._task, self.manner)
+                elif code:
+                    raise failure(code, self._region._name, cohort.handle)
+                entered = True
+                return self._entered()
+            except OwnerDiedError as error:
+                self._undo(entered)
+                await self._region._repair(error)
+                self._check_unused()
+            except BaseException:
+                self._undo(entered)
+                raise
 
     async def _checkpoint(self) -> None:
         if self._timeout is not None:
@@ -132,12 +146,12 @@ class Hold:
         """Try to go in with the running loop's cohort, made anew after a fork."""
         cohort, self._task = self._region._join_cohort()
         self._at = cohort
-        code = cohort.try_enter(self.exclusive, self._task)
+        code = cohort.try_enter(self.exclusive, self._task, self.manner)
         if code == FORKED:
             self._region._renew()
             cohort, self._task = self._region._join_cohort()
             self._at = cohort
-            code = cohort.try_enter(self.exclusive, self._task)
+            code = cohort.try_enter(self.exclusive, self._task, self.manner)
         return code, cohort
 
     # ---- blocking -------------------------------------------------------------
@@ -194,7 +208,7 @@ class Hold:
             timeout: seconds; None means the one given to `read_lock` or `write_lock`.
 
         Raises:
-            LockTimeoutError, RegionClosedError, RegionSizeError.
+            LockTimeoutError, RegionClosedError, RegionSizeError, OwnerDiedError.
             RuntimeError: this hold is in use, or the thread would wait for itself.
         """
         self._region._disown(self)
@@ -202,32 +216,38 @@ class Hold:
 
     def _acquire_blocking(self, timeout: float | None, *, may_wait: bool = True) -> memoryview:
         self._check_unused()
-        entered = False
-        try:
-            code, seat = self._try_seat()
-            if code == BUSY and not self.exclusive and self._region._reads_here():
-                code = seat.try_nested()
-            if code == BUSY:
-                if not may_wait:
-                    raise self._would_block()
-                self._region._refuse_to_wait_for_oneself(self.exclusive)
-                seat.wait(self.exclusive, timeout)
-            elif code:
-                raise failure(code, self._region._name)
-            entered = True
-            return self._entered()
-        except BaseException:
-            self._undo(entered)
-            raise
+        deadline = deadline_of(timeout)
+        while True:
+            entered = False
+            try:
+                code, seat = self._try_seat()
+                if code == BUSY and not self.exclusive and self._region._reads_here():
+                    code = seat.try_nested()
+                if code == BUSY:
+                    if not may_wait:
+                        raise self._would_block()
+                    self._region._refuse_to_wait_for_oneself(self.exclusive)
+                    seat.wait(self.exclusive, timeout, self.manner)
+                elif code:
+                    raise failure(code, self._region._name, seat.handle)
+                entered = True
+                return self._entered()
+            except OwnerDiedError as error:
+                self._undo(entered)
+                self._region._repair_blocking(error, time_left(deadline), may_wait=may_wait)
+                timeout = time_left(deadline)
+            except BaseException:
+                self._undo(entered)
+                raise
 
     def _try_seat(self) -> tuple[int, Seat]:
         """Try to go in from a seat of the pool, made anew after a fork."""
         seat = self._at = self._region._pool.take()
-        code = seat.try_enter(self.exclusive)
+        code = seat.try_enter(self.exclusive, self.manner)
         if code == FORKED:
             self._region._renew()
             seat = self._at = self._region._pool.take()
-            code = seat.try_enter(self.exclusive)
+            code = seat.try_enter(self.exclusive, self.manner)
         return code, seat
 
     # ---- without waiting ------------------------------------------------------
@@ -239,22 +259,29 @@ class Hold:
 
         Raises:
             WouldBlockError: somebody else has the lock; nothing is held.
-            RegionClosedError, RegionSizeError. RuntimeError: this hold is in use.
+            RegionClosedError, RegionSizeError, OwnerDiedError.
+            RuntimeError: this hold is in use.
         """
         self._region._disown(self)
         if not loop_is_running():
             return self._acquire_blocking(None, may_wait=False)
         self._check_unused()
-        entered = False
-        try:
-            code, _ = self._try_cohort()
-            if code:
-                raise self._would_block() if code == BUSY else failure(code, self._region._name)
-            entered = True
-            return self._entered()
-        except BaseException:
-            self._undo(entered)
-            raise
+        while True:
+            entered = False
+            try:
+                code, cohort = self._try_cohort()
+                if code == BUSY:
+                    raise self._would_block()
+                if code:
+                    raise failure(code, self._region._name, cohort.handle)
+                entered = True
+                return self._entered()
+            except OwnerDiedError as error:
+                self._undo(entered)
+                self._region._repair_nowait(error)
+            except BaseException:
+                self._undo(entered)
+                raise
 
     def _would_block(self) -> WouldBlockError:
         kind = "write" if self.exclusive else "read"
@@ -314,6 +341,7 @@ class Hold:
             RuntimeError: this hold does not read, or the task would wait for itself.
             RegionClosedError: the region was closed, before or while waiting.
             RegionSizeError: the object was truncated.
+            OwnerDiedError: somebody wrote in between, and died inside.
 
             After the first two, and on a region that had been closed before, the read lock is
             still held; after anything else nothing is.
@@ -322,12 +350,25 @@ class Hold:
         whole = self._region._writable()
         self._end_view()
         try:
-            kept = await cohort.upgrade(self._task)
+            kept = await self._upgrade(cohort)
         except BaseException:
             self._at = None
             raise
         self._view = whole[:]
         return kept
+
+    async def _upgrade(self, cohort: Cohort) -> bool:
+        try:
+            return await cohort.upgrade(self._task)
+        except OwnerDiedError as error:
+            died = error
+        while True:  # whose lock was let go on the way
+            await self._region._repair(died)
+            try:
+                await cohort.enter(True, self._task)
+                return False
+            except OwnerDiedError as error:
+                died = error
 
     def upgrade_blocking(self, timeout: float | None = None) -> bool:
         """Do what `upgrade` does in a lock that was taken by ``with`` or `acquire_blocking`.
@@ -347,14 +388,22 @@ class Hold:
         try:
             code = seat.try_upgrade()
             if code == BUSY:
-                seat.wait(True, timeout)
+                self._wait_to_write(seat, timeout)
             elif code:
-                raise failure(code, self._region._name)
+                raise failure(code, self._region._name, seat.handle)
         except BaseException:
             self._undo(False)
             raise
         self._view = whole[:]
         return code == 0
+
+    def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
+        deadline = deadline_of(timeout)
+        while True:
+            try:
+                return seat.wait(True, time_left(deadline))
+            except OwnerDiedError as error:
+                self._region._repair_blocking(error, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.
@@ -381,7 +430,7 @@ class Hold:
             error = self._would_block()
             error.still_held = still_held
             raise error
-        raise failure(code, self._region._name)
+        raise failure(code, self._region._name, at.handle)
 
     def downgrade(self) -> None:
         """Turn the write lock into a read lock. Never waits; nobody writes in between.
@@ -465,6 +514,14 @@ class Hold:
         if self._view is None:
             raise RuntimeError(f"{self!r} is not held: it has no view")
         return self._view
+
+    @property
+    def owner_died(self) -> bool:
+        """Whether it found, at its grant, that the last writer had died inside.
+
+        Only `write_lock(recover=True)` is granted then, so it is False for all others.
+        """
+        return False
 
     def _entered(self) -> memoryview:
         """The lock is ours: the view that says so."""

@@ -6,10 +6,12 @@ from sys import getrefcount
 from threading import get_ident
 
 from .asynclock import Cohort
+from .errors import OwnerDiedError
 from .filelock import Opener, closed
 from .guards import ReadHold, WriteHold
 from .hold import Hold
 from .loops import NO_TASK, Task, adapt, current_loop
+from .recovery import OnOwnerDeath, RecoveryHold
 from .statistics import Ledger, Statistics
 from .synclock import Pool, Seat, check_timeout
 
@@ -24,6 +26,7 @@ class Locks:
         "_cohorts",
         "_ledger",
         "_name",
+        "_on_owner_death",
         "_opener",
         "_pool",
         "_readonly",
@@ -33,6 +36,7 @@ class Locks:
 
     _name: str
     _readonly: bool
+    _on_owner_death: OnOwnerDeath
     _opener: Opener | None  # None once closed: it keeps the memory mapped
     _cohort: Cohort  # of the loop that was the last to use us; NOWHERE if there is none
     _cohorts: dict[object, Cohort]  # by event loop
@@ -55,6 +59,7 @@ class Locks:
 
         Raises:
             RegionClosedError: here or when it is acquired.
+            OwnerDiedError: when it is acquired, and the last writer died inside.
             ValueError, TypeError: `timeout` is no number of seconds.
         """
         hold = self._spare_read
@@ -64,14 +69,23 @@ class Locks:
         self._spare_read = hold if hold._plain else None
         return hold
 
-    def write_lock(self, *, timeout: float | None = None, fast_acquire: bool = True) -> WriteHold:
+    def write_lock(
+        self, *, timeout: float | None = None, fast_acquire: bool = True, recover: bool = False
+    ) -> WriteHold:
         """The write lock, to be used with ``async with`` or ``with``: nobody else is inside.
 
         Arguments and errors are those of `read_lock`.
 
+        Args:
+            recover: take the lock also if the last writer died inside. Then the hold's
+                `owner_died` is True, and only a clean end of its block makes the region
+                sound again; after an exception the next one is told of the death, too.
+
         Raises:
             PermissionError: the region was attached with ``readonly=True``.
         """
+        if recover:
+            return RecoveryHold(self, self._writable(), check_timeout(timeout), fast_acquire)
         hold = self._spare_write
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
@@ -100,8 +114,10 @@ class Locks:
 
     # ---- birth, fork, death ----------------------------------------------------
 
-    def _have_locks(self, opener: Opener) -> None:
+    def _have_locks(self, opener: Opener, on_owner_death: OnOwnerDeath) -> None:
         self._opener = opener
+        self._on_owner_death = on_owner_death
+        opener.ignores_death = on_owner_death == "ignore"
         self._ledger = opener.ledger
         self._spare_read = None
         self._spare_write = None
@@ -121,6 +137,35 @@ class Locks:
             _close_in_its_thread(cohort)
         self._pool.close()
         self._opener = self._spare_read = self._spare_write = None
+
+    # ---- when a writer has died --------------------------------------------------
+
+    async def _repair(self, error: OwnerDiedError) -> None:
+        """Have the data put right by who was named for that; nobody: raise the error."""
+        if isinstance(self._on_owner_death, str):
+            raise error
+        hold = self._recovery()
+        await hold.acquire()
+        hold.repair(self._on_owner_death)
+
+    def _repair_blocking(
+        self, error: OwnerDiedError, timeout: float | None, *, may_wait: bool = True
+    ) -> None:
+        if isinstance(self._on_owner_death, str):
+            raise error
+        hold = self._recovery()
+        hold._acquire_blocking(timeout, may_wait=may_wait)
+        hold.repair(self._on_owner_death)
+
+    def _repair_nowait(self, error: OwnerDiedError) -> None:
+        if isinstance(self._on_owner_death, str):
+            raise error
+        hold = self._recovery()
+        hold.acquire_nowait()
+        hold.repair(self._on_owner_death)
+
+    def _recovery(self) -> RecoveryHold:
+        return RecoveryHold(self, self._writable(), None, True)
 
     # ---- what holds ask for ----------------------------------------------------
 

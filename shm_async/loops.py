@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.lowlevel
 
+from ._native import MARK
+
 if TYPE_CHECKING:
     import trio
 
@@ -33,6 +35,7 @@ class Waiter(Protocol):
     """
 
     exclusive: bool
+    manner: int  # in which it begins to write, see shim.h
     upgrading: bool  # it reads meanwhile, and writes once nobody else reads
     task: Task
     granted: bool
@@ -102,10 +105,11 @@ _asyncio_tasks: Tasks = (
 class AsyncioWaiter:
     """A task that awaits a future."""
 
-    __slots__ = ("error", "exclusive", "future", "granted", "task", "upgrading")
+    __slots__ = ("error", "exclusive", "future", "granted", "manner", "task", "upgrading")
 
     def __init__(self, exclusive: bool, task: Task, future: "asyncio.Future[None]") -> None:
         self.exclusive = exclusive
+        self.manner = MARK
         self.upgrading = False
         self.task = task
         self.future = future
@@ -160,10 +164,11 @@ class AsyncioLoop:
 class TrioWaiter:
     """A task that is parked until it is rescheduled."""
 
-    __slots__ = ("error", "exclusive", "granted", "parked", "task", "upgrading", "woken")
+    __slots__ = ("error", "exclusive", "granted", "manner", "parked", "task", "upgrading", "woken")
 
     def __init__(self, exclusive: bool, task: Task) -> None:
         self.exclusive = exclusive
+        self.manner = MARK
         self.upgrading = False
         self.task = task
         self.parked: trio.lowlevel.Task | None = None  # only while it waits

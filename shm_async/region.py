@@ -15,6 +15,7 @@ from .filelock import Opener, failure
 from .layouts import Layout, Plan
 from .locks import Locks
 from .mapping import Mapping
+from .recovery import OnOwnerDeath, check_policy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,6 +72,7 @@ class Region(Locks):
         layout: Layout = "managed",
         reserve: bool = True,
         lock_memory: bool = False,
+        on_owner_death: OnOwnerDeath = "raise",
     ) -> "Self":
         """Create a region that must not exist yet. Its data is zero.
 
@@ -87,6 +89,12 @@ class Region(Locks):
             reserve: take the memory now. False leaves it to the first store,
                 which is SIGBUS if /dev/shm is full by then.
             lock_memory: keep touched pages in memory, out of swap (mlock2).
+            on_owner_death: what happens when one of our locks is granted and the last
+                writer died inside. "raise": OwnerDiedError. "ignore": nothing, for data
+                of which every store stands alone. A function: it is called with a hold of
+                the write lock and puts the data right; then the region is sound, and
+                the lock is asked for again. It is called in the thread, or the event
+                loop, that found the death; what it raises goes to who wanted the lock.
 
         Raises:
             RegionExistsError: the name is taken.
@@ -96,6 +104,7 @@ class Region(Locks):
         """
         name = segment.check_name(name)
         segment.check_mode(mode)
+        check_policy(on_owner_death)
         plan = layouts.plan(
             elements.check_length(length),
             dtype=elements.check_dtype(dtype),
@@ -119,7 +128,7 @@ class Region(Locks):
             tail=tail,
             prepare=before_it_has_a_name,
         )
-        return cls._made(fd, mapping[-1], plan, created=True)
+        return cls._made(fd, mapping[-1], plan, on_owner_death, created=True)
 
     @classmethod
     def attach(
@@ -132,6 +141,7 @@ class Region(Locks):
         readonly: bool = False,
         owner: Owner = "me",
         lock_memory: bool = False,
+        on_owner_death: OnOwnerDeath = "raise",
     ) -> "Self":
         """Attach to a region that exists.
 
@@ -147,6 +157,8 @@ class Region(Locks):
             owner: "me" refuses what belongs to another user than you or root,
                 "any" trusts it.
             lock_memory: keep touched pages in memory, out of swap (mlock2).
+            on_owner_death: as for `create`. Each attachment has its own; a readonly one
+                has no function.
 
         Raises:
             RegionNotFoundError: there is no such region.
@@ -156,7 +168,17 @@ class Region(Locks):
             OSError: ENOSPC, ENOMEM, EPERM as for `create`.
             ValueError, TypeError: an argument makes no sense.
         """
-        return cls._attach(name, length, dtype, layout, readonly, owner, lock_memory, reserve=True)
+        return cls._attach(
+            name,
+            length,
+            dtype,
+            layout,
+            readonly,
+            owner,
+            lock_memory,
+            check_policy(on_owner_death, readonly=readonly),
+            reserve=True,
+        )
 
     @classmethod
     def open(
@@ -170,15 +192,19 @@ class Region(Locks):
         reserve: bool = True,
         lock_memory: bool = False,
         owner: Owner = "me",
+        on_owner_death: OnOwnerDeath = "raise",
     ) -> "Self":
         """Attach to a region, or create it if there is none; `created` tells which.
 
         Arguments and errors are those of `create` and `attach`. `mode` counts only
         for a new region. `layout` None creates a managed one and takes any.
         """
+        policy = check_policy(on_owner_death)
         for _ in range(OPEN_TRIES):
             try:
-                return cls._attach(name, length, dtype, layout, False, owner, lock_memory, reserve)
+                return cls._attach(
+                    name, length, dtype, layout, False, owner, lock_memory, policy, reserve
+                )
             except RegionNotFoundError:
                 pass
             try:
@@ -190,6 +216,7 @@ class Region(Locks):
                     layout=layout or "managed",
                     reserve=reserve,
                     lock_memory=lock_memory,
+                    on_owner_death=policy,
                 )
             except RegionExistsError as error:
                 last = error
@@ -205,6 +232,7 @@ class Region(Locks):
         readonly: bool,
         owner: Owner,
         lock_memory: bool,
+        on_owner_death: OnOwnerDeath,
         reserve: bool,
     ) -> "Self":
         name = segment.check_name(name)
@@ -222,10 +250,12 @@ class Region(Locks):
         except BaseException:
             os.close(fd)
             raise
-        return cls._made(fd, mapping, plan, created=False)
+        return cls._made(fd, mapping, plan, on_owner_death, created=False)
 
     @classmethod
-    def _made(cls, fd: int, mapping: Mapping, plan: Plan, *, created: bool) -> "Self":
+    def _made(
+        cls, fd: int, mapping: Mapping, plan: Plan, on_owner_death: OnOwnerDeath, *, created: bool
+    ) -> "Self":
         self = cls.__new__(cls)
         self._closing = Lock()
         self._fd = fd
@@ -237,7 +267,8 @@ class Region(Locks):
         self._identity = (found.st_dev, found.st_ino)
         self._control = mapping.control() if plan.layout == "managed" else None
         view = elements.typed_view(mapping.view(plan.nbytes), plan.dtype)
-        self._have_locks(Opener(fd, self._identity, mapping, self._control, view))
+        opener = Opener(fd, self._identity, mapping, self._control, view)
+        self._have_locks(opener, on_owner_death)
         _open_regions.add(self)
         return self
 
@@ -351,6 +382,7 @@ class Region(Locks):
     def generation(self) -> int | None:
         """How far writing has come: each write lock adds 2, and it is odd while one is held.
 
+        A transaction adds 2 at its end, if it changed anything, and is odd only then.
         Odd with no writer inside means that one died there. None for raw regions,
         which have no place to keep it. Needs no lock.
 

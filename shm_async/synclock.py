@@ -10,11 +10,12 @@ import time
 
 from ._native import (
     INTERRUPTED,
+    MARK,
     lock_downgrade,
     lock_give_up,
     lock_mode_here,
     lock_release,
-    lock_try_exclusive,
+    lock_try_manner,
     lock_try_nested,
     lock_try_shared,
     lock_upgrade,
@@ -47,9 +48,9 @@ class Seat:
         self.pool = pool
         self.extra = False  # to be closed, not kept, when it is given back
 
-    def try_enter(self, exclusive: bool) -> int:
+    def try_enter(self, exclusive: bool, manner: int = MARK) -> int:
         """Take the lock if that needs no waiting. Returns 0, BUSY, FORKED or another -errno."""
-        return lock_try_exclusive(self.handle) if exclusive else lock_try_shared(self.handle)
+        return lock_try_manner(self.handle, manner) if exclusive else lock_try_shared(self.handle)
 
     def try_nested(self) -> int:
         """Share the lock past the gate, for a thread that shares it already."""
@@ -95,23 +96,23 @@ class Seat:
         if self.extra:
             self.pool.tidy()
 
-    def wait(self, exclusive: bool, timeout: float | None) -> None:
+    def wait(self, exclusive: bool, timeout: float | None, manner: int = MARK) -> None:
         """Block until the lock is granted.
 
         Raises:
-            LockTimeoutError, RegionClosedError, RegionSizeError, OSError; and what
-            a signal handler raises: nothing is held then.
+            LockTimeoutError, RegionClosedError, RegionSizeError, OwnerDiedError, OSError; and
+            what a signal handler raises: nothing is held then.
         """
         start = self.tally.wait_begins()
         try:
-            self._wait(exclusive, timeout)
+            self._wait(exclusive, timeout, manner)
         except BaseException:
             self.tally.cancelled += 1
             raise
         finally:
             self.tally.wait_ended(start)
 
-    def _wait(self, exclusive: bool, timeout: float | None) -> None:
+    def _wait(self, exclusive: bool, timeout: float | None, manner: int) -> None:
         pool = self.pool
         deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         code = BUSY
@@ -128,9 +129,9 @@ class Seat:
                         "ask again, or see in /proc/locks who holds it",
                         pool.name,
                     )
-            code = lock_wait(self.handle, exclusive, patience)
+            code = lock_wait(self.handle, exclusive, manner, patience)
         if code < 0:
-            raise failure(code, pool.name)
+            raise failure(code, pool.name, self.handle)
 
 
 class Pool:
@@ -195,6 +196,16 @@ class Pool:
 
 def _kind(exclusive: bool) -> str:
     return "write" if exclusive else "read"
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """The moment, of the monotonic clock, when `timeout` seconds will be over."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def time_left(deadline: float | None) -> float | None:
+    """The timeout, from now on, that ends at `deadline`."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def check_timeout(timeout: float | None) -> float | None:

@@ -180,9 +180,10 @@ class CohortMachine(RuleBasedStateMachine):
         stand_ins = {
             "lock_bind": Kernel.bind,
             "lock_try_shared": lambda kernel: kernel.take(SHARED),
-            "lock_try_exclusive": lambda kernel: kernel.take(EXCLUSIVE),
+            "lock_try_manner": lambda kernel, manner: kernel.take(EXCLUSIVE),
             "lock_release": Kernel.release,
-            "lock_begin": Kernel.begin,
+            "lock_begin": lambda kernel, manner: kernel.begin(),
+            "lock_sound": lambda kernel: 0,
             "lock_end": Kernel.end,
             "lock_downgrade": Kernel.downgrade,
             "lock_upgrade": Kernel.upgrade,

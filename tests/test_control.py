@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shm_async import Region, RegionFormatError, ShmError, _native, control
+from shm_async import OwnerDiedError, Region, RegionFormatError, ShmError, _native, control
 from shm_async.elements import SIZES
 
 SIZE = control.managed_size(40)
@@ -129,7 +129,9 @@ def test_fields_that_change_may_hold_anything(region: Region, name: str):
         file.seek(4096 + 128)
         file.write(b"\xff" * (4096 - 128))
     with Region.attach(name) as other:
-        with other.write_lock() as view:
+        with pytest.raises(OwnerDiedError):
+            other.write_lock().acquire_blocking()
+        with other.write_lock(recover=True) as view:
             view[0] = 7
         with other.read_lock() as view:
             assert view[0] == 7

@@ -185,7 +185,7 @@ def test_a_child_does_not_keep_its_dead_parents_lock(region: Region):
         region.write_lock().acquire_nowait()
     parent.kill()
     parent.wait()
-    with region.write_lock(timeout=5):
+    with region.write_lock(timeout=5, recover=True):
         pass
     os.killpg(parent.pid, signal.SIGKILL)
     parent.stdout.close()

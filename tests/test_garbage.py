@@ -52,7 +52,7 @@ task = loop.create_task(hold())
 task._log_destroy_pending = False
 loop.run_until_complete(asyncio.sleep(0.01))
 loop.close()
-with region.write_lock(timeout=5) as view:
+with region.write_lock(timeout=5, recover=True) as view:
     view[0] = 1
 """,
     "a task that holds in a loop that is dropped": """

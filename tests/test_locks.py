@@ -367,7 +367,7 @@ def test_killed_workers_never_keep_the_lock(region: Region):
         worker.stdout.close()
         worker.wait()
         killed += 1
-        with region.write_lock(timeout=10) as view:
+        with region.write_lock(timeout=10, recover=True) as view:
             assert acknowledged <= view[1] <= view[0] <= acknowledged + killed * 2
             view[0] = view[1] = acknowledged
     assert acknowledged >= 160

@@ -370,7 +370,7 @@ def test_regions_are_not_copied_by_accident(region: Region):
 
 def test_the_public_names_are_these():
     assert set(shm_async.__all__) == {
-        "Hold", "LockTimeoutError", "Region", "RegionClosedError", "RegionExistsError",
+        "Hold", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError", "RegionExistsError",
         "RegionFormatError", "RegionNotFoundError", "RegionSizeError", "ShmError",
         "Statistics", "WouldBlockError",
     }  # fmt: skip
@@ -385,6 +385,7 @@ def test_the_public_names_are_these():
         ("RegionClosedError", ValueError),
         ("RegionFormatError", ValueError),
         ("RegionSizeError", ValueError),
+        ("OwnerDiedError", RuntimeError),
         ("LockTimeoutError", TimeoutError),
         ("WouldBlockError", BlockingIOError),
     ],

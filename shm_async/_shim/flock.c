@@ -23,29 +23,75 @@ uint64_t shma_control_generation(const shma_control *control)
     return __atomic_load_n(&control->generation, __ATOMIC_ACQUIRE);
 }
 
-static void begin_write(shma_lock *lock)
+/*
+ * Whether the last writer never ended. Under a lock of ours, and while we do not write
+ * ourselves: nobody alive writes then, and who ends makes the generation even before
+ * the kernel lets the next one in. Remembers who it was.
+ */
+static int32_t writer_died(shma_lock *lock)
+{
+    const shma_control *control = lock->control;
+
+    if (!control || !(shma_control_generation(control) & 1))
+        return 0;
+    lock->dead_pid = control->writer_pid;
+    lock->dead_start = control->writer_start;
+    return 1;
+}
+
+int32_t shma_lock_sound(shma_lock *lock)
+{
+    return writer_died(lock) && !lock->ignore ? -EOWNERDEAD : 0;
+}
+
+/* Where the generation is odd already, one who is killed here must leave no mixed name. */
+static void sign(shma_control *control, uint32_t pid, uint64_t start)
+{
+    __atomic_store_n(&control->writer_start, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&control->writer_pid, pid, __ATOMIC_RELEASE);
+    __atomic_store_n(&control->writer_start, start, __ATOMIC_RELEASE);
+}
+
+void shma_lock_mark(shma_lock *lock)
 {
     shma_control *control = lock->control;
     uint64_t odd;
 
-    lock->writes++;
     if (!control || lock->writing)
         return;
     odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
     lock->writing = 1;
-    control->writer_pid = lock->pid;
-    control->writer_start = lock->start;
-    __atomic_store_n(&control->generation, odd, __ATOMIC_RELAXED);
+    sign(control, lock->pid, lock->start);
+    __atomic_store_n(&control->generation, odd, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no data is written before the mark */
 }
 
-static void end_write(shma_lock *lock)
+/* An exclusive hold begins, if it may: -EOWNERDEAD. */
+static int32_t begin_write(shma_lock *lock, int32_t manner)
+{
+    int32_t died = !lock->writing && writer_died(lock);
+
+    if (died && manner != SHMA_RECOVER && !lock->ignore)
+        return -EOWNERDEAD;
+    lock->unsound = died && manner == SHMA_RECOVER;
+    lock->writes++;
+    if (manner != SHMA_MARK_LATER)
+        shma_lock_mark(lock);
+    return 0;
+}
+
+/* What a dead writer left and nobody put right stays marked, with the dead one's name. */
+void shma_lock_unmark(shma_lock *lock)
 {
     if (!lock->writing)
         return;
     lock->writing = 0;
-    __atomic_store_n(&lock->control->generation,
-                     (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
+    if (lock->unsound)
+        sign(lock->control, lock->dead_pid, lock->dead_start);
+    else
+        __atomic_store_n(&lock->control->generation,
+                         (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
+    lock->unsound = 0;
 }
 
 /* ---- how long ---------------------------------------------------------------- */
@@ -93,7 +139,7 @@ static void in_child(void)
         if (lock->fd >= 0)
             (void)close(lock->fd); /* never LOCK_UN: that would free the parent's lock */
         lock->fd = -1;
-        lock->mode = lock->at_gate = lock->writing = 0;
+        lock->mode = lock->at_gate = lock->writing = lock->unsound = 0;
     }
     shma_registry_release();
 }
@@ -178,7 +224,7 @@ int32_t shma_lock_close(shma_lock *lock)
     if (lock->fd >= 0)
         (void)close(lock->fd); /* releases what is held */
     lock->fd = -1;
-    lock->mode = lock->at_gate = lock->writing = 0;
+    lock->mode = lock->at_gate = lock->writing = lock->unsound = 0;
     shma_registry_release();
     return 0;
 }
@@ -293,22 +339,42 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
     return shma_gate_is_taken(lock) ? try_through_gate(lock, mode) : try_flock(lock, mode);
 }
 
+/* The kernel granted the lock, but nobody may be let in, as the last writer died. */
+static int32_t refuse(shma_lock *lock)
+{
+    set_mode(lock, 0);
+    (void)flock(lock->fd, LOCK_UN);
+    return -EOWNERDEAD;
+}
+
+static int32_t begin_read_or_refuse(shma_lock *lock)
+{
+    if (shma_lock_sound(lock) < 0)
+        return refuse(lock);
+    lock->reads++;
+    return 0;
+}
+
+static int32_t begin_write_or_refuse(shma_lock *lock, int32_t manner)
+{
+    return begin_write(lock, manner) < 0 ? refuse(lock) : 0;
+}
+
 int32_t shma_lock_try_shared(shma_lock *lock)
 {
     int32_t code = try_lock(lock, LOCK_SH);
 
-    lock->reads += code == 0;
-    return code;
+    return code == 0 ? begin_read_or_refuse(lock) : code;
 }
 
-int32_t shma_lock_try_exclusive(shma_lock *lock)
+int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner)
 {
     int32_t code = try_lock(lock, LOCK_EX);
 
-    if (code == 0)
-        begin_write(lock);
-    return code;
+    return code == 0 ? begin_write_or_refuse(lock, manner) : code;
 }
+
+int32_t shma_lock_try_exclusive(shma_lock *lock) { return shma_lock_try_manner(lock, SHMA_MARK); }
 
 int32_t shma_lock_try_nested(shma_lock *lock)
 {
@@ -316,8 +382,7 @@ int32_t shma_lock_try_nested(shma_lock *lock)
 
     if (code == 0)
         code = try_flock(lock, LOCK_SH);
-    lock->reads += code == 0;
-    return code;
+    return code == 0 ? begin_read_or_refuse(lock) : code;
 }
 
 void shma_lock_give_up(shma_lock *lock)
@@ -345,7 +410,7 @@ static int32_t wait_until(shma_lock *lock, int32_t mode, int64_t timeout)
     return code;
 }
 
-int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
+int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout)
 {
     int32_t mode = exclusive ? LOCK_EX : LOCK_SH;
     int32_t number = shma_interrupt_signal();
@@ -367,10 +432,9 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout)
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (code == 0)
         code = shma_lock_granted(lock, mode);
-    if (code == 0 && exclusive)
-        begin_write(lock);
-    lock->reads += code == 0 && !exclusive;
-    return code;
+    if (code < 0)
+        return code;
+    return exclusive ? begin_write_or_refuse(lock, manner) : begin_read_or_refuse(lock);
 }
 
 int32_t shma_lock_release(shma_lock *lock)
@@ -381,28 +445,35 @@ int32_t shma_lock_release(shma_lock *lock)
         return -EBADF;
     if (mode == 0)
         return -EPERM;
-    end_write(lock);
+    shma_lock_unmark(lock);
     set_mode(lock, 0);
     return flock(lock->fd, LOCK_UN) < 0 ? -errno : hold_ended(lock, mode);
 }
 
-int32_t shma_lock_begin(shma_lock *lock)
+int32_t shma_lock_begin(shma_lock *lock, int32_t manner)
 {
     if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
     lock->since = now();
-    begin_write(lock);
-    return 0;
+    return begin_write(lock, manner);
 }
 
 int32_t shma_lock_end(shma_lock *lock)
 {
     if (lock->fd < 0)
         return -EBADF;
-    end_write(lock);
+    shma_lock_unmark(lock);
     return hold_ended(lock, lock->mode);
+}
+
+int32_t shma_lock_recovered(shma_lock *lock)
+{
+    if (lock->fd < 0)
+        return -EBADF;
+    lock->unsound = 0;
+    return 0;
 }
 
 int32_t shma_lock_downgrade(shma_lock *lock)
@@ -411,7 +482,7 @@ int32_t shma_lock_downgrade(shma_lock *lock)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
-    end_write(lock);
+    shma_lock_unmark(lock);
     set_mode(lock, LOCK_SH);
     return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : hold_ended(lock, LOCK_EX);
 }
@@ -425,6 +496,8 @@ int32_t shma_lock_upgrade(shma_lock *lock)
     if (lock->mode != LOCK_SH)
         return -EPERM;
     code = shma_lock_whole(lock);
+    if (code == 0)
+        code = shma_lock_sound(lock); /* nobody but who scribbles there can have made it odd */
     if (code < 0)
         return code;
     if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {
@@ -437,6 +510,7 @@ int32_t shma_lock_upgrade(shma_lock *lock)
     }
     (void)hold_ended(lock, LOCK_SH);
     set_mode(lock, LOCK_EX);
-    begin_write(lock);
+    lock->writes++;
+    shma_lock_mark(lock);
     return 0;
 }

@@ -15,6 +15,10 @@ uint64_t shma_thread_number(void);
  */
 int32_t shma_lock_whole(const shma_lock *lock);
 
+/* Make the generation odd, and even again, around what an exclusive hold writes. */
+void shma_lock_mark(shma_lock *lock);
+void shma_lock_unmark(shma_lock *lock);
+
 /* Bookkeeping after flock(2) granted `mode` to one who waited. -ERANGE: given back. */
 int32_t shma_lock_granted(shma_lock *lock, int32_t mode);
 

@@ -27,8 +27,8 @@ typedef struct {
     uint32_t reserved[2];     /*  68  zero                                       */
     uint32_t checksum;        /*  76  CRC-32 of bytes 16 to 75                   */
     uint8_t pad0[48];
-    uint64_t generation;      /* 128  odd: a writer is inside, or died there     */
-    uint64_t writer_start;    /* 136  like creator_start, of the last writer     */
+    uint64_t generation;      /* 128  odd: somebody writes, or died writing      */
+    uint64_t writer_start;    /* 136  like creator_start, of the last writer; 0: not known */
     uint32_t writer_pid;      /* 144  of the last writer                         */
     uint8_t pad1[44];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
@@ -38,6 +38,15 @@ typedef struct {
 
 /* The generation as it is now. Never blocks; may be read under no lock. */
 uint64_t shma_control_generation(const shma_control *control);
+
+/*
+ * For who copies the data under no lock: before and after. Equal and even, the copy is
+ * what was there at one moment. Both return the generation's low 63 bits. Before also
+ * looks whether the object behind `fd` has `size` bytes, as what is gone is a SIGBUS:
+ * -ERANGE if not.
+ */
+int64_t shma_snapshot_before(const shma_control *control, int32_t fd, int64_t size);
+int64_t shma_snapshot_after(const shma_control *control);
 
 /* ---- segment -------------------------------------------------------------- */
 
@@ -78,6 +87,10 @@ typedef struct shma_lock {
     int32_t writable;         /* the descriptor may write */
     int32_t at_gate;          /* the OFD has the gate */
     int32_t writing;          /* the generation is odd by our doing */
+    int32_t unsound;          /* we write what a dead writer left: it stays odd when we end */
+    int32_t ignore;           /* a dead writer is no reason to refuse. Python's to set */
+    uint32_t dead_pid;        /* the dead writer that was found last */
+    uint64_t dead_start;
     int32_t bound;            /* only `taker` may take it */
     uint64_t taker;           /* the thread that it is bound to, or that took it last */
     int64_t since;            /* when the hold that is on began, ns (CLOCK_MONOTONIC) */
@@ -115,12 +128,22 @@ int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable,
 int32_t shma_lock_close(shma_lock *lock);
 
 /*
+ * In what manner an exclusive hold begins. MARK: the generation becomes odd, and a
+ * dead writer is a reason to refuse. RECOVER: a dead writer is none; the generation
+ * stays odd at the end, unless shma_lock_recovered was called. MARK_LATER: as MARK,
+ * but nothing becomes odd before shma_lock_commit.
+ */
+enum { SHMA_MARK, SHMA_RECOVER, SHMA_MARK_LATER };
+
+/*
  * Take the lock if it is free, without waiting, and begin to write if it is the
  * exclusive one. -EWOULDBLOCK: somebody else has it, or waits for it at the gate.
- * -ERANGE: the object is smaller than it was (nothing is held).
+ * -ERANGE: the object is smaller than it was. -EOWNERDEAD: the last writer never
+ * ended, `dead_pid` and `dead_start` tell who it was. After these nothing is held.
  */
 int32_t shma_lock_try_shared(shma_lock *lock);
-int32_t shma_lock_try_exclusive(shma_lock *lock);
+int32_t shma_lock_try_exclusive(shma_lock *lock); /* SHMA_MARK */
+int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner);
 
 /*
  * Share the lock past whoever waits at the gate: for who shares it already through
@@ -130,11 +153,11 @@ int32_t shma_lock_try_nested(shma_lock *lock);
 
 /*
  * Wait for the lock in the calling thread, through the gate, and begin to write if
- * it is the exclusive one. -EINTR: a signal came, or `timeout` nanoseconds (at
+ * it is the exclusive one; `manner` is for that. Errors as above, and -EINTR: a signal came, or `timeout` nanoseconds (at
  * least 1) are over, or it was time to look for a sleeper at the gate; the caller
  * looks at its clock and its signal handlers, and calls again or gives up.
  */
-int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int64_t timeout);
+int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout);
 
 /* Be neither at the gate nor inside, whatever an interrupted attempt got to. */
 void shma_lock_give_up(shma_lock *lock);
@@ -149,10 +172,24 @@ int32_t shma_lock_release(shma_lock *lock);
 
 /*
  * A lock that stays held while those inside come and go: end makes the generation
- * even, begin makes it odd. -EPERM: not held, or (begin) shared.
+ * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD: as
+ * above, but it stays held, by nobody inside.
  */
-int32_t shma_lock_begin(shma_lock *lock);
+int32_t shma_lock_begin(shma_lock *lock, int32_t manner);
 int32_t shma_lock_end(shma_lock *lock);
+
+/* -EOWNERDEAD, as above, if readers are not to be let in; the lock stays held. */
+int32_t shma_lock_sound(shma_lock *lock);
+
+/* What a dead writer left was put right: the generation becomes even at the end. */
+int32_t shma_lock_recovered(shma_lock *lock);
+
+/*
+ * Write `size` bytes from `copy` to `data`: only from the first to the last that differ,
+ * and with an odd generation for no longer than that takes. For a hold that marks later.
+ * -EPERM: not held exclusively. -ERANGE: as above; nothing is written, and it is still held.
+ */
+int32_t shma_lock_commit(shma_lock *lock, uint8_t *data, const uint8_t *copy, uint64_t size);
 
 /* Exclusive -> shared. Never waits: no other lock can stand in the way. */
 int32_t shma_lock_downgrade(shma_lock *lock);
@@ -185,7 +222,7 @@ int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive);
 
 /*
  * Take the result of a request that has ended: 0 the lock is held (an exclusive one
- * without having begun to write), -ECANCELED, -ERANGE as above, or what the kernel
+ * without having begun to write, and nobody has asked for a dead writer yet), -ECANCELED, -ERANGE as above, or what the kernel
  * said. -EINPROGRESS: it goes on. A grant that is not taken within a second, as its
  * loop has stopped, is given back and becomes -ECANCELED.
  */

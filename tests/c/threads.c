@@ -67,7 +67,7 @@ static void *rival(void *argument)
     unsigned seed = 1;
 
     while (!atomic_load(&stop)) {
-        int32_t code = shma_lock_wait(lock, 1, 1000000);
+        int32_t code = shma_lock_wait(lock, 1, SHMA_MARK, 1000000);
         if (code == 0) {
             be_inside();
             (void)usleep((useconds_t)(rand_r(&seed) % 100));
