@@ -58,7 +58,7 @@ def process_identity() -> tuple[int, int]:
 
 
 def start_of(pid: int | str) -> int | None:
-    """When that process began, in clock ticks after boot; None if it has ended, or without /proc."""
+    """When that process began, in clock ticks after boot; None if it ended, or without /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             # fields 3 and 22; the second, a name in brackets, may hold anything

@@ -399,11 +399,14 @@ class Hold:
 
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
+        died: OwnerDiedError | None
         while True:
             try:
-                return seat.wait(True, time_left(deadline))
+                seat.wait(True, time_left(deadline))
+                return
             except OwnerDiedError as error:
-                self._region._repair_blocking(error, time_left(deadline))
+                died = error
+            self._region._repair_blocking(died, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.

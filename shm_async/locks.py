@@ -74,9 +74,11 @@ class Locks:
     ) -> WriteHold:
         """The write lock, to be used with ``async with`` or ``with``: nobody else is inside.
 
-        Arguments and errors are those of `read_lock`.
+        Errors are those of `read_lock`, and one more.
 
         Args:
+            timeout: seconds after which ``with`` gives up (LockTimeoutError).
+            fast_acquire: False makes ``async with`` yield once even if the lock is free.
             recover: take the lock also if the last writer died inside. Then the hold's
                 `owner_died` is True, and only a clean end of its block makes the region
                 sound again; after an exception the next one is told of the death, too.

@@ -6,12 +6,10 @@ hold in any other way than by dying makes it even before the kernel lets go of t
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
-
-from collections.abc import Awaitable
 
 from ._native import RECOVER, lock_recovered
 from .asynclock import Cohort

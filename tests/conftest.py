@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -168,6 +169,26 @@ def rival(region: Region) -> Iterator[Rival]:
     rival = Rival(region.name)
     yield rival
     rival.close()
+
+
+def writer_dies(region: Region, *, reap: bool = True) -> int:
+    """Have another process killed while it writes: its pid.
+
+    It has stored 1 in the first element. Not reaped, it is a zombie.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with region.write_lock() as view:
+                view[0] = 1
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    if reap:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    else:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
 
 
 @pytest.fixture

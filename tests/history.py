@@ -13,7 +13,8 @@ where its interval ends; the data that it left may or may not have its last stor
 The data are two words, the near and the far one. Every write adds one to the near word when
 it comes in and copies it to the far word when it goes. So each value between zero and the
 last was written by exactly one holder, whoever is inside sees two equal words, and only a
-killed writer may leave a value that nobody acknowledges, or two words that differ.
+killed writer may leave a value that nobody acknowledges, or two words that differ. Who
+sees those has been told of the death, unless it was of a program that leaves no mark.
 """
 
 import bisect
@@ -55,7 +56,8 @@ class Kind(IntFlag):
     APART = 2  # its place in the queue is not known: nested reads pass it, and some come late
     CONVERTED = 4  # goes on from the hold that this actor released last
     KEPT = 8  # ... without having let go in between
-    FOREIGN = 16  # of a program that knows nothing of the gate
+    FOREIGN = 16  # of a program that knows nothing of the gate, and leaves no mark when it writes
+    TOLD = 32  # of a death before, or does not want to be
 
 
 class Recorder:
@@ -175,6 +177,7 @@ class Report:
     violations: list[Violation]
     reads: int
     writes: int
+    told: int  # holds that were told of a death, or did not care, and saw what it left
     killed_inside: int
     cancelled: int
     converted: int
@@ -259,7 +262,9 @@ def read(path: Path) -> tuple[Process, dict[int, int]]:
 # ---- checking ----------------------------------------------------------------------------
 
 
-def check(processes: list[Process], final: int | None = None, bound: float = 10) -> Report:
+def check(
+    processes: list[Process], final: int | None = None, bound: float = 10, *, marked: bool = False
+) -> Report:
     """Look for every violation.
 
     Args:
@@ -267,6 +272,7 @@ def check(processes: list[Process], final: int | None = None, bound: float = 10)
         final: the near word at the end; None leaves the accounts out.
         bound: seconds within which a wait must end, counted from the calm at the end, if
             there was one, or from its start if that was later.
+        marked: there is a control page, from which the death of a writer is known.
     """
     holds = [hold for process in processes for hold in process.holds]
     inside = sorted((hold for hold in holds if hold.acquired is not None), key=start_of)
@@ -278,7 +284,7 @@ def check(processes: list[Process], final: int | None = None, bound: float = 10)
         stuck(holds, calm, int(bound * 1e9)),
         starved(inside, naps),
         blocked(inside, naps),
-        torn(inside),
+        torn(inside, marked=marked),
         changed(inside),
         stale(inside),
         broken_promises(inside),
@@ -291,6 +297,7 @@ def check(processes: list[Process], final: int | None = None, bound: float = 10)
         violations=[violation for each in found for violation in itertools.islice(each, MOST)],
         reads=sum(not hold.writes for hold in inside),
         writes=sum(hold.writes for hold in inside),
+        told=sum(bool(hold.kind & Kind.TOLD) and hold.seen[0] != hold.seen[1] for hold in inside),
         killed_inside=sum(hold.released is None for hold in inside),
         cancelled=sum(hold.cancelled is not None for hold in holds),
         converted=len(converted),
@@ -365,17 +372,22 @@ def blocked(inside: list[Hold], naps: list[Nap]) -> Iterator[Violation]:
             yield Violation("blocked", f"while {process} slept at the gate for {seconds} s")
 
 
-def killed_writes(inside: Iterable[Hold]) -> set[int]:
+def killed_writes(inside: Iterable[Hold], *, unmarked: bool = False) -> set[int]:
     """The values of those who were killed inside: each may have been written or not."""
-    return {hold.value for hold in inside if hold.writes and hold.released is None}
+    kinds = Kind.WRITE | (Kind.FOREIGN if unmarked else 0)
+    return {hold.value for hold in inside if hold.released is None and hold.kind & kinds == kinds}
 
 
-def torn(inside: list[Hold]) -> Iterator[Violation]:
-    """The words are equal, or differ by what killed writers stored in the near one alone."""
-    killed = killed_writes(inside)
+def torn(inside: list[Hold], *, marked: bool = True) -> Iterator[Violation]:
+    """The words are equal, or differ by what killed writers stored in the near one alone.
+
+    If writing is `marked`, only those who were told of the death see that.
+    """
+    killed, unmarked = killed_writes(inside), killed_writes(inside, unmarked=marked)
     for hold in inside:
         near, far = hold.seen
-        if near != far and not (far < near and killed.issuperset(range(far + 1, near + 1))):
+        known = killed if hold.kind & (Kind.TOLD | Kind.FOREIGN) else unmarked
+        if near != far and not (far < near and known.issuperset(range(far + 1, near + 1))):
             yield Violation("torn", f"\n    {hold}")
 
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import anyio
 import history
 from history import Event, Kind, Recorder
-from stress_actors import CHILDREN, LENGTH, LOOKS, NEAR, Actor, Settings, Wish, Worker
+from stress_actors import CHILDREN, LENGTH, LOOKS, NEAR, Actor, Settings, Wish, Worker, repair
 from stress_kernel import (
     SET_CHILD_SUBREAPER,
     SET_PDEATHSIG,
@@ -282,9 +282,12 @@ class Conductor:
         """What all this has counted to, read as a newcomer; the control page is sound again."""
         dtype = "uint64" if self.options.layout == "raw" else None
         with Region.attach(self.name, LENGTH, dtype=dtype) as region:
-            with region.write_lock(timeout=1):
-                pass
-            reader = Actor(Worker(self.settings, next(self._numbers), CONDUCTOR))
+            with (hold := region.write_lock(timeout=1, recover=True)):
+                if hold.owner_died:
+                    repair(hold)
+            worker = Worker(self.settings, next(self._numbers), CONDUCTOR)
+            worker.policy = "raise"
+            reader = Actor(worker)
             with Wish(reader, Kind.READ) as wish, region.read_lock(timeout=1) as view:
                 with wish.inside(view):
                     value = view[NEAR]
@@ -328,7 +331,8 @@ def summary(conductor: Conductor, processes: list[history.Process], report: hist
         if report.converted
         else "no conversions",
         f"{len(processes) - forks - own} workers, {forks} forks, {conductor.kills} kills,"
-        f" {report.killed_inside} died inside, {refused} refused to wait for themselves",
+        f" {report.killed_inside} died inside, {report.told} found what these left,"
+        f" {refused} refused to wait for themselves",
         f"stopped: {', '.join(f'{count} {place}' for place, count in conductor.stops.items())}",
         f"longest wait {report.max_wait:.3f} s"
         + (f" ({roles[longest.process]})" if longest else "")
@@ -370,7 +374,7 @@ def main() -> int:
     except Failure:
         problems = [traceback.format_exc()]
     processes = history.load(conductor.directory)
-    report = history.check(processes, final, options.bound)
+    report = history.check(processes, final, options.bound, marked=options.layout == "managed")
     problems += [str(violation) for violation in report.violations]
     print(summary(conductor, processes, report))
     if problems or options.keep:

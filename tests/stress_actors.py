@@ -18,7 +18,14 @@ import anyio.lowlevel
 from history import QUEUE_SHIFT, Event, Kind, Recorder
 from stress_kernel import flock_rows
 
-from shm_async import Hold, LockTimeoutError, Region, RegionClosedError, WouldBlockError
+from shm_async import (
+    Hold,
+    LockTimeoutError,
+    OwnerDiedError,
+    Region,
+    RegionClosedError,
+    WouldBlockError,
+)
 
 NEAR, FAR, LENGTH = 0, 1023, 1024  # uint64: the two words lie on two pages
 HOLD = 0.001  # seconds: the longest hold
@@ -39,9 +46,20 @@ class Settings:
     upgrades: bool
     ended: int  # a pipe that ends when everybody has finished
 
-    def attach(self, *, readonly: bool = False) -> Region:
-        dtype = "uint64" if self.layout == "raw" else None
-        return Region.attach(self.name, LENGTH, dtype=dtype, readonly=readonly)
+    def attach(self, *, readonly: bool = False, policy: str = "raise") -> Region:
+        return Region.attach(
+            self.name,
+            LENGTH,
+            dtype="uint64" if self.layout == "raw" else None,
+            readonly=readonly,
+            on_owner_death=repair if policy == "repair" else policy,
+        )
+
+
+def repair(hold: Hold) -> None:
+    """What a dead writer had begun counts, and has no other trace but that nobody claims it."""
+    assert hold.owner_died
+    hold.view[FAR] = hold.view[NEAR]
 
 
 class Worker:
@@ -52,10 +70,17 @@ class Worker:
         self.number = number
         self.recorder = Recorder(settings.directory, number, role)
         self.dice = random.Random(f"{settings.seed}/{number}")
+        #: What it does about dead writers: hears of them, or repairs what they left.
+        self.policy = self.dice.choice(["raise", "repair"])
         self._actors = itertools.count(1)
         self._children = itertools.count(number + 1)
         #: Tasks that whoever runs in the same loop may cancel, by queue.
         self.mates: dict[int, set[asyncio.Task[None]]] = defaultdict(set)
+
+    def attach(self, *, readonly: bool = False) -> Region:
+        if readonly:  # a writer that ignores it would hide it from all others
+            self.policy = self.dice.choice(["raise", "ignore"])
+        return self.settings.attach(readonly=readonly, policy=self.policy)
 
     def number_of_actor(self, queue: int) -> int:
         return queue << QUEUE_SHIFT | next(self._actors) % (1 << QUEUE_SHIFT)
@@ -70,7 +95,9 @@ class Worker:
         if pid:
             return pid
         self.recorder.silence()
-        return Worker(self.settings, number, role)
+        child = Worker(self.settings, number, role)
+        child.policy = self.policy  # it inherits the region
+        return child
 
 
 class Actor:
@@ -98,6 +125,11 @@ class Actor:
             generation = region.generation
             assert generation is None or generation % 2, "a writer is inside, unmarked"
 
+    def check_told(self, region: Region) -> None:
+        """Whoever hears of a death must be one of those who want to."""
+        assert self.worker.policy == "raise", f"told of a death in spite of {self.worker.policy}"
+        assert region.layout == "managed"
+
     async def linger(self) -> None:
         """Stay where we are: not at all, for one turn of the loop, or for up to HOLD."""
         match self.dice.randrange(4):
@@ -123,6 +155,10 @@ class Wish:
         self.recorder = actor.recorder  # not a forked child's, which leaves our blocks silently
         self.actor = actor.number
         self.kind = kind
+        if actor.worker.policy == "repair":
+            self.kind |= Kind.APART  # who repairs loses its place in the queue
+        elif actor.worker.policy == "ignore":
+            self.kind |= Kind.TOLD
         self.number = next(self.recorder.numbers)
         self.came_true = False
 
@@ -138,10 +174,10 @@ class Wish:
             self._note(Event.CANCELLED)
 
     @contextlib.contextmanager
-    def inside(self, view: memoryview, *, kept: bool = False) -> Iterator[None]:
+    def inside(self, view: memoryview, *, kept: bool = False, told: bool = False) -> Iterator[None]:
         """Inside the lock: what was found there, the writing, and what was left."""
         writes = self.kind & Kind.WRITE
-        self.kind |= Kind.KEPT if kept else 0
+        self.kind |= (Kind.KEPT if kept else 0) | (Kind.TOLD if told else 0)
         self.came_true = True
         near, far = view[NEAR], view[FAR]
         self._note(Event.ACQUIRED, near, far)
@@ -179,10 +215,15 @@ class TaskActor(Actor):
     async def use(self, region: Region) -> None:
         """One use of the region, which may end in any way that it can."""
         with contextlib.suppress(WouldBlockError):
-            if region.readonly or not self.chance(self.writing):
-                await self.read(region)
-            else:
-                await self.write(region)
+            try:
+                if region.readonly or not self.chance(self.writing):
+                    await self.read(region)
+                else:
+                    await self.write(region, recover=self.chance(0.2))
+            except OwnerDiedError:
+                self.check_told(region)
+                if not region.readonly:
+                    await self.write(region, recover=True)
 
     async def read(self, region: Region, depth: int = 0) -> None:
         fast = self.chance(0.9)  # else it yields before it queues
@@ -210,21 +251,21 @@ class TaskActor(Actor):
         except RuntimeError:
             self.recorder.note(Event.REFUSED)
 
-    async def write(self, region: Region) -> None:
+    async def write(self, region: Region, *, recover: bool) -> None:
         with Wish(self, Kind.WRITE) as wish:
-            hold = region.write_lock()
+            hold = region.write_lock(recover=recover)
             converts = self.downgrades and self.chance(0.2)
             if not converts and self.chance(0.1):
                 view = hold.acquire_nowait()
                 try:
-                    with wish.inside(view):
+                    with wish.inside(view, told=hold.owner_died):
                         await self.linger()
                         self.marked(region)
                 finally:
                     hold.release()
                 return
             async with held(hold, converts or self.dice.randrange(2)) as view:
-                with wish.inside(view):
+                with wish.inside(view, told=hold.owner_died):
                     await self.linger()
                     self.marked(region)
                 if converts:
@@ -361,10 +402,15 @@ class ThreadActor(Actor):
 
     def use(self, region: Region) -> None:
         with contextlib.suppress(LockTimeoutError, WouldBlockError):
-            if region.readonly or not self.chance(self.writing):
-                self.read(region)
-            else:
-                self.write(region)
+            try:
+                if region.readonly or not self.chance(self.writing):
+                    self.read(region)
+                else:
+                    self.write(region, recover=self.chance(0.2))
+            except OwnerDiedError:
+                self.check_told(region)
+                if not region.readonly:
+                    self.write(region, recover=True)
 
     def read(self, region: Region, depth: int = 0) -> None:
         timeout = self.moment() if self.chance(0.3) else None
@@ -392,14 +438,14 @@ class ThreadActor(Actor):
         except RuntimeError:
             self.recorder.note(Event.REFUSED)
 
-    def write(self, region: Region) -> None:
+    def write(self, region: Region, *, recover: bool) -> None:
         timeout = self.moment() if self.chance(0.3) else None
         with Wish(self, Kind.WRITE) as wish:
             converts = self.downgrades and self.chance(0.2)
             way = converts or self.dice.randrange(2)
-            hold = region.write_lock(timeout=timeout if way else None)
+            hold = region.write_lock(timeout=timeout if way else None, recover=recover)
             with held_here(hold, way, timeout) as view:
-                with wish.inside(view):
+                with wish.inside(view, told=hold.owner_died):
                     self.linger_here()
                     self.marked(region)
                 if converts:

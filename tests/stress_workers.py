@@ -39,7 +39,7 @@ from stress_actors import (
 )
 from stress_kernel import descriptors, flock_rows
 
-from shm_async import Region, RegionClosedError
+from shm_async import OwnerDiedError, Region, RegionClosedError
 from shm_async.asynclock import Cohort
 
 CROWDS, THREADS = (1, 2, 6, 16), 3  # coroutines of a loop, threads of a process
@@ -83,25 +83,25 @@ def in_threads(*targets: Callable[[], None]) -> None:
 
 
 def asyncio_crowd(worker: Worker) -> None:
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         anyio.run(crowd, worker, region)
         worker_is_done(worker)
 
 
 def uvloop_crowd(worker: Worker) -> None:
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         anyio.run(crowd, worker, region, backend_options={"use_uvloop": True})
         worker_is_done(worker)
 
 
 def trio_crowd(worker: Worker) -> None:
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         anyio.run(crowd, worker, region, TaskActor, backend="trio")
         worker_is_done(worker)
 
 
 def hermit(worker: Worker) -> None:
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         match worker.dice.randrange(3):
             case 0:
                 anyio.run(one, worker, region)
@@ -121,14 +121,14 @@ def loop_for(worker: Worker, region: Region, queue: int) -> Callable[[], None]:
 
 
 def threads(worker: Worker) -> None:
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         in_threads(*(thread_for(worker, region) for _ in range(THREADS)))
         worker_is_done(worker)
 
 
 def two_loops(worker: Worker) -> None:
     """Two event loops and a thread that blocks, all at one Region object."""
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         in_threads(
             loop_for(worker, region, 1),
             loop_for(worker, region, 2),
@@ -139,7 +139,7 @@ def two_loops(worker: Worker) -> None:
 
 def readers(worker: Worker) -> None:
     """A readonly attachment, used by a loop and a thread."""
-    with worker.settings.attach(readonly=True) as region:
+    with worker.attach(readonly=True) as region:
         in_threads(loop_for(worker, region, 1), thread_for(worker, region))
         worker_is_done(worker)
 
@@ -159,7 +159,8 @@ def flood(worker: Worker) -> None:
             for _ in range(FLOOD):
                 group.start_soon(read, AsyncioActor(worker, 1), region)
 
-    with worker.settings.attach() as region:
+    worker.policy = "repair"
+    with worker.attach() as region:
         anyio.run(reads, region)
         worker_is_done(worker)
 
@@ -168,7 +169,7 @@ def comers_and_goers(worker: Worker) -> None:
     """Attach, use, and close while some wait."""
 
     async def visit(queue: int) -> None:
-        region = worker.settings.attach()
+        region = worker.attach()
 
         async def stay(actor: AsyncioActor) -> None:
             with contextlib.suppress(RegionClosedError):
@@ -221,7 +222,7 @@ class ChildLeavesError(BaseException):
 
 def forker(worker: Worker) -> None:
     """Fork at any moment, also inside a hold, while a loop in another thread uses the lock."""
-    with worker.settings.attach() as region:
+    with worker.attach() as region:
         forks = ForkingActor(worker)
         in_threads(loop_for(worker, region, 1), partial(forks.work, region))
         worker_is_done(worker)
@@ -286,8 +287,13 @@ async def use_some(actor: AsyncioActor, region: Region) -> None:
 def die_inside(actor: ThreadActor, region: Region) -> None:
     """Be killed in a hold of our own: that must not reach our parent's."""
     kind = Kind.WRITE if actor.chance(0.5) else Kind.READ
-    lock = region.write_lock if kind else region.read_lock
-    with Wish(actor, kind) as wish, lock() as view, wish.inside(view):
+    hold = region.write_lock(recover=True) if kind else region.read_lock()
+    with (
+        contextlib.suppress(OwnerDiedError),  # then it is not ours to die in
+        Wish(actor, kind) as wish,
+        hold as view,
+        wish.inside(view, told=hold.owner_died),
+    ):
         number = actor.worker.number
         actor.recorder.note(Event.KILLING, value=number)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -155,6 +155,19 @@ def test_a_torn_read_is_found():
     assert kinds(write(1, 10, 15, 0), write(1, 16, 20, 1), torn) == ["torn"]
 
 
+def test_who_sees_torn_words_was_told_or_the_dead_leave_no_mark():
+    def found(kind: Kind, dead: Kind = Kind.WRITE, *, marked: bool = True) -> list[str]:
+        killed = hold(1, dead, 10, None, 0, killed=20)
+        torn = hold(2, kind, 30, 40, 1, seen=(1, 0), left=(1, 0))
+        return [each.kind for each in check(history_of(killed, torn), marked=marked).violations]
+
+    assert found(Kind.READ) == ["torn"]
+    assert found(Kind.READ, marked=False) == []
+    assert found(Kind.TOLD) == []
+    assert found(Kind.FOREIGN) == []
+    assert found(Kind.READ, Kind.WRITE | Kind.FOREIGN) == []
+
+
 def test_words_that_no_killed_writer_can_explain_are_torn():
     killed = write(1, 10, None, 0, killed=20)
     torn = read(2, 30, 40, 1, seen=(0, 1), left=(0, 1))  # the far word is never ahead
