@@ -31,6 +31,7 @@ __all__ = [
     "Control",
     "LockCloser",
     "LockHandle",
+    "Snapshot",
     "address_of",
     "check",
     "control_at",
@@ -60,6 +61,7 @@ __all__ = [
     "reserve",
     "snapshot_after",
     "snapshot_before",
+    "snapshot_of",
     "waiter_cancel",
     "waiter_fd",
     "waiter_finish",
@@ -69,6 +71,7 @@ __all__ = [
 Address: TypeAlias = Any  #: an address range; keeps it mapped
 Control: TypeAlias = Any  #: a ``shma_control *``
 LockHandle: TypeAlias = Any  #: a ``shma_lock *``, its memory ours
+Snapshot: TypeAlias = Any  #: a ``shma_snapshot *``
 LockCloser: TypeAlias = Any  #: closes a lock when the last reference dies
 
 # what the lock's functions return
@@ -108,8 +111,8 @@ waiter_start: Callable[[LockHandle, bool], int] = lib.shma_waiter_start
 waiter_finish: Callable[[LockHandle], int] = lib.shma_waiter_finish
 waiter_cancel: Callable[[LockHandle], int] = lib.shma_waiter_cancel
 control_generation: Callable[[Control], int] = lib.shma_control_generation
-snapshot_before: Callable[[Control, int, int], int] = lib.shma_snapshot_before
-snapshot_after: Callable[[Control], int] = lib.shma_snapshot_after
+snapshot_before: Callable[[Snapshot], int] = lib.shma_snapshot_before
+snapshot_after: Callable[[Snapshot], int] = lib.shma_snapshot_after
 
 
 def check(code: int, doing: str, name: str) -> int:
@@ -163,6 +166,11 @@ def control_from_bytes(page: bytes) -> Control:
 def control_to_bytes(**fields: int | bytes) -> bytes:
     """A control page with these fields, all others zero."""
     return bytes(ffi.buffer(ffi.new("shma_control *", fields)))
+
+
+def snapshot_of(control: Control, fd: int, size: int) -> Snapshot:
+    """What `snapshot_before` and `snapshot_after` want; does not keep the range mapped."""
+    return ffi.new("shma_snapshot *", {"control": control, "fd": fd, "size": size})
 
 
 def lock_open(

@@ -49,6 +49,7 @@ class Opener:
         "ledger",
         "mapping",
         "readable",
+        "snapshot",
         "writable",
     )
 
@@ -65,6 +66,9 @@ class Opener:
         self.mapping = mapping
         self.control = control
         self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
+        self.snapshot: _native.Snapshot | None = None  # None: no generation to go by
+        if control is not None:
+            self.snapshot = _native.snapshot_of(control, fd, mapping.size)
         self.ledger = Ledger()
         self.ignores_death = False  # of a writer: locks are granted all the same
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers

@@ -537,11 +537,12 @@ class Hold:
                 f"{self!r} is in use: call read_lock() or write_lock() again for another hold"
             )
 
-    def __repr__(self) -> str:
+    def _state(self) -> str:
         if self._at is None:
-            state = "free"
-        elif self._view is None:
-            state = "waiting"
-        else:
-            state = "writing" if lock_mode(self._at.handle) == EXCLUSIVE else "reading"
-        return f"<{type(self).__name__} of {self._region._name!r}, {state}>"
+            return "free"
+        if self._view is None:
+            return "waiting"
+        return "writing" if lock_mode(self._at.handle) == EXCLUSIVE else "reading"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._region._name!r}, {self._state()}>"

@@ -14,6 +14,7 @@ from .loops import NO_TASK, Task, adapt, current_loop
 from .recovery import OnOwnerDeath, RecoveryHold
 from .statistics import Ledger, Statistics
 from .synclock import Pool, Seat, check_timeout
+from .transaction import Transaction
 
 __all__ = ["Locks"]
 
@@ -94,6 +95,19 @@ class Locks:
         hold = WriteHold(self, self._writable(), check_timeout(timeout), fast_acquire)
         self._spare_write = hold if hold._plain else None
         return hold
+
+    def transaction(
+        self, *, timeout: float | None = None, fast_acquire: bool = True
+    ) -> Transaction:
+        """The write lock with a private copy, to be used with ``async with`` or ``with``.
+
+        The block writes to the copy; its clean end copies back what changed. After an
+        exception, a cancellation or a crash in the block the region is as it was.
+        Snapshots see it as it was until then, too; `generation` moves only at the end.
+
+        Arguments and errors are those of `write_lock`.
+        """
+        return Transaction(self, self._writable(), check_timeout(timeout), fast_acquire)
 
     def statistics(self) -> Statistics:
         """What the locks of this region have done in this process since it was opened or forked.

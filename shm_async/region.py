@@ -13,9 +13,9 @@ from ._native import SHRUNK
 from .errors import RegionExistsError, RegionNotFoundError
 from .filelock import Opener, failure
 from .layouts import Layout, Plan
-from .locks import Locks
 from .mapping import Mapping
 from .recovery import OnOwnerDeath, check_policy
+from .snapshot import Snapshots
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,7 +29,7 @@ Owner = Literal["me", "any"]
 OPEN_TRIES = 100
 
 
-class Region(Locks):
+class Region(Snapshots):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event

@@ -12,19 +12,23 @@ static int64_t low_bits(uint64_t generation)
     return (int64_t)(generation & INT64_MAX);
 }
 
-int64_t shma_snapshot_before(const shma_control *control, int32_t fd, int64_t size)
+int64_t shma_snapshot_before(const shma_snapshot *snapshot)
 {
-    off_t found = lseek(fd, 0, SEEK_END);
+    off_t found = lseek(snapshot->fd, 0, SEEK_END);
+    uint64_t generation;
 
     if (found < 0)
         return -errno;
-    return found < size ? -ERANGE : low_bits(shma_control_generation(control));
+    if (found < snapshot->size)
+        return -ERANGE;
+    generation = shma_control_generation(snapshot->control);
+    return generation & 1 ? -EWOULDBLOCK : low_bits(generation);
 }
 
-int64_t shma_snapshot_after(const shma_control *control)
+int64_t shma_snapshot_after(const shma_snapshot *snapshot)
 {
     __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the data was read before the generation is */
-    return low_bits(__atomic_load_n(&control->generation, __ATOMIC_RELAXED));
+    return low_bits(__atomic_load_n(&snapshot->control->generation, __ATOMIC_RELAXED));
 }
 
 /* ---- in, all at once ------------------------------------------------------------ */

@@ -39,14 +39,22 @@ typedef struct {
 /* The generation as it is now. Never blocks; may be read under no lock. */
 uint64_t shma_control_generation(const shma_control *control);
 
+/* ---- snapshot: for who copies the data under no lock ---------------------- */
+
+/* What must be known for that; one argument is cheaper to pass than three. */
+typedef struct {
+    const shma_control *control;
+    int64_t size;             /* that the object behind `fd` must have, bytes */
+    int32_t fd;
+} shma_snapshot;
+
 /*
- * For who copies the data under no lock: before and after. Equal and even, the copy is
- * what was there at one moment. Both return the generation's low 63 bits. Before also
- * looks whether the object behind `fd` has `size` bytes, as what is gone is a SIGBUS:
- * -ERANGE if not.
+ * The generation's low 63 bits, before and after the copy. Equal, the copy is what was
+ * there at one moment. Before: -EWOULDBLOCK, it is odd; -ERANGE, the object has lost
+ * its size, and what is gone is a SIGBUS.
  */
-int64_t shma_snapshot_before(const shma_control *control, int32_t fd, int64_t size);
-int64_t shma_snapshot_after(const shma_control *control);
+int64_t shma_snapshot_before(const shma_snapshot *snapshot);
+int64_t shma_snapshot_after(const shma_snapshot *snapshot);
 
 /* ---- segment -------------------------------------------------------------- */
 
