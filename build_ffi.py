@@ -20,5 +20,6 @@ ffibuilder.set_source(
     depends=HEADERS,
     include_dirs=[SHIM],
     libraries=["pthread", "rt"],  # in libc itself since glibc 2.34
+    extra_compile_args=["-fvisibility=hidden"],  # within the extension calls are plain calls
     py_limited_api=True,
 )

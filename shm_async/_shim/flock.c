@@ -59,9 +59,15 @@ void shma_lock_mark(shma_lock *lock)
 
     if (!control || lock->writing)
         return;
-    odd = (shma_control_generation(control) + 1) | 1; /* odd already: its writer died */
     lock->writing = 1;
-    sign(control, lock->pid, lock->start);
+    odd = shma_control_generation(control) + 1;
+    if (odd & 1) {
+        control->writer_pid = lock->pid;
+        control->writer_start = lock->start;
+    } else { /* its writer died */
+        sign(control, lock->pid, lock->start);
+        odd++;
+    }
     __atomic_store_n(&control->generation, odd, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no data is written before the mark */
 }
@@ -69,11 +75,11 @@ void shma_lock_mark(shma_lock *lock)
 /* An exclusive hold begins, if it may: -EOWNERDEAD. */
 static int32_t begin_write(shma_lock *lock, int32_t manner)
 {
-    int32_t died = !lock->writing && writer_died(lock);
-
-    if (died && manner != SHMA_RECOVER && !lock->ignore)
-        return -EOWNERDEAD;
-    lock->unsound = died && manner == SHMA_RECOVER;
+    if (!lock->writing && writer_died(lock)) {
+        if (manner != SHMA_RECOVER && !lock->ignore)
+            return -EOWNERDEAD;
+        lock->unsound = manner == SHMA_RECOVER;
+    }
     lock->writes++;
     if (manner != SHMA_MARK_LATER)
         shma_lock_mark(lock);
@@ -81,17 +87,22 @@ static int32_t begin_write(shma_lock *lock, int32_t manner)
 }
 
 /* What a dead writer left and nobody put right stays marked, with the dead one's name. */
+static void leave_unsound(shma_lock *lock)
+{
+    lock->unsound = 0;
+    sign(lock->control, lock->dead_pid, lock->dead_start);
+}
+
 void shma_lock_unmark(shma_lock *lock)
 {
     if (!lock->writing)
         return;
     lock->writing = 0;
     if (lock->unsound)
-        sign(lock->control, lock->dead_pid, lock->dead_start);
+        leave_unsound(lock);
     else
         __atomic_store_n(&lock->control->generation,
                          (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
-    lock->unsound = 0;
 }
 
 /* ---- how long ---------------------------------------------------------------- */
