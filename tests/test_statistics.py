@@ -92,7 +92,7 @@ async def test_a_cancelled_wait_is_counted(region: Region, rival: Rival):
             pass
     figures = region.statistics()
     assert (figures.cancelled, figures.contended, figures.waiting, figures.writes) == (1, 1, 0, 0)
-    assert figures.waited >= 0.01
+    assert figures.waited >= 0.008  # uvloop counts whole milliseconds
 
 
 def test_threads_that_wait_are_counted(region: Region, rival: Rival):
