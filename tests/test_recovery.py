@@ -664,11 +664,42 @@ def test_a_repair_that_wants_another_lock_is_refused(region: Region):
     assert not is_sound(region)
 
 
-def test_who_does_not_wait_does_not_wait_for_a_repair(region: Region, mended: Region):
+@pytest.mark.parametrize("way", [acquire_nowait, acquire_nowait_in_a_thread])
+async def test_who_does_not_wait_does_not_wait_for_a_repair(
+    region: Region,
+    mended: Region,
+    repair: Repair,
+    rival: Rival,
+    monkeypatch: pytest.MonkeyPatch,
+    way: Callable[[Hold], Awaitable[None]],
+):
+    """Somebody takes the lock between the finding and the repair."""
+    recovery = Region._recovery
+
+    def too_late(region: Region) -> Hold:
+        rival.do("exclusive")
+        return recovery(region)
+
     writer_dies(region)
-    with region.write_lock(recover=True):
-        with pytest.raises(WouldBlockError):
-            mended.read_lock().acquire_nowait()
+    monkeypatch.setattr(Region, "_recovery", too_late)
+    with pytest.raises(WouldBlockError):
+        await way(mended.read_lock())
+    assert repair.calls == 0
+
+
+def test_a_repair_counts_towards_the_timeout(
+    region: Region, mended: Region, rival: Rival, monkeypatch: pytest.MonkeyPatch
+):
+    recovery = Region._recovery
+
+    def too_late(region: Region) -> Hold:
+        rival.do("exclusive")
+        return recovery(region)
+
+    writer_dies(region)
+    monkeypatch.setattr(Region, "_recovery", too_late)
+    with pytest.raises(LockTimeoutError):
+        mended.read_lock(timeout=0.05).acquire_blocking()
 
 
 def test_create_and_open_take_a_repair_too(name: str, repair: Repair):
