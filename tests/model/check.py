@@ -116,6 +116,12 @@ SEARCHES = (
         ASSERTION,
     ),
     Search(
+        "failed-makes-sound",
+        "SEATS=2 ROUNDS=2 CRASHES=1 FAILED_MAKES_SOUND=1",
+        None,
+        ASSERTION,
+    ),
+    Search(
         "upgrade-keeps-belief",
         f"{TWO_COHORTS} UPGRADES=15 UPGRADE_KEEPS_BELIEF=1",
         None,

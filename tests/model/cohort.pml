@@ -173,6 +173,16 @@ inline admitted(c)
 	goes_in(c, x, kind[x])
 }
 
+/* Task x, just popped, is woken with OwnerDiedError; others recover, or do not mind. */
+inline refused(c)
+{
+	assert(owed);
+	EVENT(REFUSED_IN_THE_QUEUE);
+	waiter[x] = OUT;
+	kind[x] = NOTHING;
+	forget(BIT(x))
+}
+
 /* One turn of its loop. */
 inline _admit(c)
 {
@@ -182,12 +192,12 @@ inline _admit(c)
 	:: head == SH -> todo = ADMIT_READERS
 	:: head == EX && exclusive != c + 1 ->
 		_release(c);
-		try_lock(c, EX);
-		todo = (ok -> ADMIT : ASK)
+		todo = ASK
 	:: head == EX && exclusive == c + 1 ->
 		popleft(c);
 		if
 		:: waiter[x] == WAITING -> admitted(c); todo = DONE
+		:: waiter[x] == WAITING && odd -> refused(c)
 		:: else -> EVENT(WOKE_A_CANCELLED_ONE)
 		fi
 	fi
@@ -206,6 +216,7 @@ inline _admit_readers(c)
 		popleft(c);
 		if
 		:: waiter[x] == WAITING -> admitted(c)
+		:: waiter[x] == WAITING && odd -> refused(c)
 		:: else
 		fi
 	:: else -> todo = (readers[c] -> DONE : ADMIT)

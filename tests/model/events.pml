@@ -26,6 +26,8 @@
 #define UPGRADE_CANCELLED 19
 #define DOWNGRADED 20
 #define COLLECTED_IN_TIME 21
+#define REFUSED_IN_THE_QUEUE 22
+#define RECOVERY_FAILED 23
 
 #ifdef EVENTS
 c_decl {

@@ -94,6 +94,12 @@ inline end_write(p)
 		writing = writing & ~BIT(p);
 		odd = false;
 		owed = false
+	:: (writing & BIT(p)) && owed -> /* an exception ended the recovery */
+		writing = writing & ~BIT(p);
+#ifdef FAILED_MAKES_SOUND
+		odd = false;
+#endif
+		EVENT(RECOVERY_FAILED)
 	:: else
 	fi
 }

@@ -49,8 +49,9 @@
  *   and the mutex that is taken afterwards are two steps (GIVES_BACK).
  *   Inside a cohort's stretch other processes do not move. seat.pml makes the same system calls
  *   one by one.
- *   A writer of a cohort always recovers what a dead owner left; seats refuse, too. A refused
- *   writer leaves the generation odd.
+ *   Who asks to recover and who is refused is not fixed: whoever finds a dead owner may be
+ *   either, and a recovery may fail. Only a free lock is never refused to a cohort, and readers
+ *   are refused in its queue alone. Either way the generation stays odd.
  *   More deaths than one or two; those strike anybody, between any two steps.
  */
 #ifndef COHORTS
