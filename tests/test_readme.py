@@ -26,5 +26,9 @@ def test_the_readmes_code_does_what_it_says():
         "too late",
         "in time",
         "1 left",
+        "region 'readme-pair' may be half-written",
+        "1 1",
+        "True",
+        "100 -100",
         "1 0 0.0",
     ]

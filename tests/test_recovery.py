@@ -762,11 +762,12 @@ from shm_async import OwnerDiedError, Region
 
 region = Region.attach(sys.argv[1])
 kills = int(sys.argv[2])
-A, B, DEATHS = 0, 7, 3
+enter = getattr(region, sys.argv[3])
+A, B = 0, 7
 
 def write_for_ever(ack):
     for _ in iter(int, 1):
-        with region.write_lock() as view:
+        with enter() as view:
             view[A] += 1
             view[B] += 1
         os.write(ack, b"x")
@@ -797,12 +798,16 @@ print(acknowledged, told, torn)
 """
 
 
+@pytest.mark.parametrize("enter", ["write_lock", "transaction"])
 def test_killed_writers_lose_no_acknowledged_write_and_never_tear_in_silence(
-    region: Region, run_python
+    region: Region, run_python, enter: str
 ):
-    done = run_python(KILLS, "150")
+    done = run_python(KILLS, "150", enter)
     assert done.returncode == 0, done.stderr
-    acknowledged, told, _ = map(int, done.stdout.split())
+    acknowledged, told, _torn = map(int, done.stdout.split())
     assert acknowledged >= 150
-    assert told > 0, "nobody was killed inside"
+    if enter == "write_lock":
+        assert told > 0, "nobody was killed inside"
+    else:
+        assert told < 30, "who dies in a transaction does no harm"
     assert is_sound(region)
