@@ -12,7 +12,8 @@ processes. The protocol:
   under way. It goes through the gate (gate.c), blocks in flock and reports by an
   eventfd that the loop watches.
 * **Admit.** The lock being the cohort's and nobody inside, the head of the queue goes
-  in: one writer, or all readers up to the next writer.
+  in: one writer, or all readers up to the next writer. Whoever would find the mark of a
+  dead writer, and did not ask to recover, is told and goes away instead.
 * **Leave.** The last one out hands the lock to the queue without the kernel, for a
   bounded time; then, or with an empty queue, releases it.
 * **Convert.** A reader that is alone here converts the kernel's lock in place. If another

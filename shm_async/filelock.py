@@ -132,7 +132,7 @@ def _owner_died(name: str, pid: int, start: int) -> OwnerDiedError:
     if now is None or not start:
         fate = "died inside"
     elif now == start:
-        fate = "is alive, but its event loop ended inside and will never leave"
+        fate = "is alive, but its event loop ended inside"
     else:
         fate = "died inside (a later process has its pid now)"
     error = OwnerDiedError(

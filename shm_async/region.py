@@ -95,6 +95,8 @@ class Region(Snapshots):
                 the write lock and puts the data right; then the region is sound, and
                 the lock is asked for again. It is called in the thread, or the event
                 loop, that found the death; what it raises goes to who wanted the lock.
+                A raw region has no place for a writer's mark, and a program that uses
+                flock alone makes none: of their deaths nobody is told.
 
         Raises:
             RegionExistsError: the name is taken.

@@ -44,16 +44,16 @@ class Snapshots(Locks):
         """Copy the data as it is at one moment.
 
         Takes no lock while nobody writes: it costs two looks at the generation and a memcpy
-        (0.7 µs for 64 bytes), and writers do not notice. It is for the region alone: who
-        must know that the data still is what it was needs the read lock. A raw region has no
-        generation, so there it always takes the read lock.
+        (0.4 µs for 64 bytes, 1.0 µs for 64 KiB), and writers do not notice. Once it returns
+        the data may be another: who must know that it is not needs the read lock. A raw
+        region has no generation, so there it always takes the read lock.
 
         Blocks the thread in the read lock when a writer is inside for longer, or writers
         never pause. In an event loop use `snapshot_async`. Works in a forked child.
 
         Sees writers that use this package. A program that takes flock alone and then writes,
         or somebody who writes through `buffer`, leaves no mark: take the read lock
-        against the former.
+        against the former. Python's other threads wait while it copies, as for ``bytes(view)``.
 
         Args:
             into: a contiguous writable buffer of exactly `nbytes` bytes to copy into; what it
