@@ -1,8 +1,8 @@
 """The cohort against a simple reference, without a kernel: hypothesis looks for a bad order.
 
 The kernel, the waiting thread, the event loop and the clock are stand-ins that do one step when
-told to. So every interleaving of arrivals, grants, conversions, cancels, leaves and a close can
-come up.
+told to. So every interleaving of arrivals, grants, conversions, cancels, leaves, deaths, recoveries
+and a close can come up.
 """
 
 import gc
@@ -20,8 +20,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from shm_async import RegionClosedError, asynclock
-from shm_async._native import BUSY, CALLED_OFF, NOT_YET
+from shm_async import OwnerDiedError, RegionClosedError, asynclock
+from shm_async._native import BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
 from shm_async.statistics import Tally
 
 FREE, SHARED, EXCLUSIVE = 0, 1, 2
@@ -33,6 +33,9 @@ class Kernel:
     def __init__(self) -> None:
         self.mode = self.rival = FREE
         self.writing = False
+        self.died = False  # the last writer did, and nobody has put right what it left
+        self.unsound = False  # the one who writes is about to, or fails
+        self.dead_pid, self.dead_start = 2**31, 1
         self.request: int | None = None
         self.cancelled = False
         self.ended: int | None = None
@@ -56,43 +59,57 @@ class Kernel:
     def bind(self) -> None:
         pass
 
-    def take(self, mode: int) -> int:
+    def take(self, mode: int, manner: int = MARK) -> int:
         assert self.mode == FREE
         assert self.request is None, "the OFD is the waiting thread's"
         if not self.grants(mode):
             return BUSY
         self.mode = mode
-        if mode == EXCLUSIVE:
-            self.begin()
-        return 0
+        code = self.begin(manner) if mode == EXCLUSIVE else self.sound()
+        if code:
+            self.mode = FREE
+        return code
 
     def upgrade(self) -> int:
         assert self.mode == SHARED
+        assert not self.died
         if self.rival == SHARED:
             self.mode = FREE
             return BUSY
         self.mode = EXCLUSIVE
-        return self.begin()
+        return self.begin(MARK)
 
     def release(self) -> int:
         assert self.mode != FREE
         assert self.request is None
-        self.mode, self.writing = FREE, False
+        self.end()
+        self.mode = FREE
         return 0
 
-    def begin(self) -> int:
+    def sound(self) -> int:
+        assert not self.writing
+        return DIED if self.died else 0
+
+    def begin(self, manner: int) -> int:
         assert self.mode == EXCLUSIVE
+        assert not self.writing
+        if self.died and manner != RECOVER:
+            return DIED
+        self.unsound = self.died
         self.writing = True
         self.version += 1
         return 0
 
     def end(self) -> int:
-        self.writing = False
+        if self.writing and not self.unsound:
+            self.died = False
+        self.writing = self.unsound = False
         return 0
 
     def downgrade(self) -> int:
         assert self.mode == EXCLUSIVE
-        self.mode, self.writing = SHARED, False
+        self.end()
+        self.mode = SHARED
         return 0
 
     def start(self, exclusive: bool) -> int:
@@ -157,8 +174,9 @@ class Loop:
 
 
 class Task:
-    def __init__(self, exclusive: bool) -> None:
+    def __init__(self, exclusive: bool, manner: int = MARK) -> None:
         self.exclusive = exclusive  # as what it is inside, or comes in
+        self.manner = manner
         self.state = "new"
         self.coroutine = None
         self.seen = 0  # the version that it reads
@@ -180,10 +198,10 @@ class CohortMachine(RuleBasedStateMachine):
         stand_ins = {
             "lock_bind": Kernel.bind,
             "lock_try_shared": lambda kernel: kernel.take(SHARED),
-            "lock_try_manner": lambda kernel, manner: kernel.take(EXCLUSIVE),
+            "lock_try_manner": lambda kernel, manner: kernel.take(EXCLUSIVE, manner),
             "lock_release": Kernel.release,
-            "lock_begin": lambda kernel, manner: kernel.begin(),
-            "lock_sound": lambda kernel: 0,
+            "lock_begin": Kernel.begin,
+            "lock_sound": Kernel.sound,
             "lock_end": Kernel.end,
             "lock_downgrade": Kernel.downgrade,
             "lock_upgrade": Kernel.upgrade,
@@ -235,8 +253,13 @@ class CohortMachine(RuleBasedStateMachine):
         except RegionClosedError:
             assert self.closed
             self.gone(task, "refused")
+        except OwnerDiedError:
+            assert self.kernel.died
+            assert not (task.exclusive and task.manner == RECOVER)
+            self.gone(task, "told")
 
     def entered(self, task: Task) -> None:
+        assert not self.kernel.died or task.manner == RECOVER, "it was not told"
         if task.state == "upgrading":
             task.exclusive = True
         task.state = "inside"
@@ -258,18 +281,21 @@ class CohortMachine(RuleBasedStateMachine):
         ]
 
     @precondition(lambda self: not self.closed)
-    @rule(exclusive=st.sampled_from([False, False, True]))
-    def arrive(self, exclusive: bool) -> None:
-        task = Task(exclusive)
-        code = self.cohort.try_enter(exclusive, task)
+    @rule(exclusive=st.sampled_from([False, False, True]), recovers=st.booleans())
+    def arrive(self, exclusive: bool, recovers: bool = False) -> None:
+        task = Task(exclusive, RECOVER if exclusive and recovers else MARK)
+        code = self.cohort.try_enter(exclusive, task, task.manner)
         if code == 0:
             assert not self.waiting(), "a newcomer passed the queue"
             self.entered(task)
+        elif code == DIED:
+            assert self.kernel.died
+            assert task.manner == MARK
         else:
             assert code == BUSY
             self.queue.append(task)
             task.state = "waiting"
-            task.coroutine = self.cohort.enter(exclusive, task)
+            task.coroutine = self.cohort.enter(exclusive, task, task.manner)
             self.resume(task)
 
     @precondition(lambda self: self.at_ease())
@@ -277,6 +303,8 @@ class CohortMachine(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         task = data.draw(st.sampled_from(self.at_ease()))
         self.inside.remove(task)
+        if task.manner == RECOVER and data.draw(st.booleans()):
+            self.kernel.unsound = False  # a clean end
         self.cohort.leave(task)
         self.wake_up()
 
@@ -302,6 +330,8 @@ class CohortMachine(RuleBasedStateMachine):
     @rule()
     def downgrade(self) -> None:
         [task] = self.inside
+        self.kernel.unsound = False  # a clean end
+        task.manner = MARK
         assert self.cohort.downgrade() == 0
         task.exclusive = False
         task.seen = self.kernel.version
@@ -368,6 +398,12 @@ class CohortMachine(RuleBasedStateMachine):
     @rule()
     def rival_leaves(self) -> None:
         self.kernel.rival = FREE
+
+    @precondition(lambda self: self.kernel.rival == EXCLUSIVE)
+    @rule()
+    def rival_dies(self) -> None:
+        self.kernel.rival = FREE
+        self.kernel.died = True
 
     @rule()
     def waiting_thread_runs(self) -> None:
