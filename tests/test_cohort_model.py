@@ -191,8 +191,8 @@ class Cancelled(BaseException):
 
 
 class CohortMachine(RuleBasedStateMachine):
-    @initialize(readers=st.integers(0, 3))
-    def start(self, readers: int) -> None:
+    @initialize(readers=st.integers(0, 3), dead=st.booleans())
+    def start(self, readers: int, dead: bool = False) -> None:
         gc.collect()  # coroutines that other tests left must not end among the stand-ins
         self.now = 1.0
         stand_ins = {
@@ -227,8 +227,12 @@ class CohortMachine(RuleBasedStateMachine):
         self.inside: list[Task] = []
         self.doomed: list[Task] = []  # of the queue: cancelled, but have not run yet
         self.closed = False
+        if dead:  # all of them wait, and one who died is found
+            self.kernel.rival = EXCLUSIVE
         for _ in range(readers):
             self.arrive(exclusive=False)
+        if dead:
+            self.rival_dies()
 
     def teardown(self) -> None:
         if not hasattr(self, "patches"):
