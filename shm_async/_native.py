@@ -32,8 +32,10 @@ __all__ = [
     "LockCloser",
     "LockHandle",
     "Snapshot",
+    "SysvFacts",
     "address_of",
     "check",
+    "claim",
     "control_at",
     "control_from_bytes",
     "control_generation",
@@ -62,6 +64,12 @@ __all__ = [
     "snapshot_after",
     "snapshot_before",
     "snapshot_of",
+    "sysv_create",
+    "sysv_find",
+    "sysv_place",
+    "sysv_read",
+    "sysv_remove",
+    "sysv_stat",
     "waiter_cancel",
     "waiter_fd",
     "waiter_finish",
@@ -71,6 +79,7 @@ __all__ = [
 Address: TypeAlias = Any  #: an address range; keeps it mapped
 Control: TypeAlias = Any  #: a ``shma_control *``
 LockHandle: TypeAlias = Any  #: a ``shma_lock *``, its memory ours
+SysvFacts: TypeAlias = Any  #: a ``shma_sysv_facts *``
 Snapshot: TypeAlias = Any  #: a ``shma_snapshot *``
 LockCloser: TypeAlias = Any  #: closes a lock when the last reference dies
 
@@ -135,6 +144,51 @@ def reserve(fd: int, size: int, name: str) -> None:
     check(code, f"reserve {size} bytes", name)
 
 
+def claim(fd: int, byte: int, kind: int, name: str) -> bool:
+    """Claim a byte of the object, or let go of it (see shim.h). False: somebody else has it."""
+    code = lib.shma_segment_claim(fd, byte, kind)
+    if code == BUSY:
+        return False
+    check(code, "claim the segment", name)
+    return True
+
+
+def sysv_create(key: int, size: int, mode: int, *, reserve: bool) -> int:
+    """Make a System V segment. Returns its id or -errno."""
+    code: int = lib.shma_sysv_create(key, size, mode, reserve)
+    return code
+
+
+def sysv_find(key: int) -> int:
+    """The id of the segment with that key, or -errno."""
+    code: int = lib.shma_sysv_find(key)
+    return code
+
+
+def sysv_stat(segment: int) -> tuple[int, SysvFacts]:
+    """0 or -errno, and what the kernel says of the segment with that id."""
+    facts = ffi.new("shma_sysv_facts *")
+    return lib.shma_sysv_stat(segment, facts), facts
+
+
+def sysv_place(segment: int, address: Address, *, writable: bool) -> int:
+    """Attach a whole segment in place of the private range at `address`: 0 or -errno."""
+    code: int = lib.shma_sysv_place(segment, address, writable)
+    return code
+
+
+def sysv_read(segment: int, offset: int, size: int) -> tuple[int, bytes]:
+    """0 or -errno, and `size` bytes of a segment."""
+    target = ffi.new("uint8_t[]", size)
+    return lib.shma_sysv_read(segment, offset, target, size), bytes(ffi.buffer(target))
+
+
+def sysv_remove(segment: int) -> int:
+    """Remove a segment: 0 or -errno."""
+    code: int = lib.shma_sysv_remove(segment)
+    return code
+
+
 def address_of(memory: mmap) -> Address:
     """Where a mapping lies; keeps it mapped."""
     return ffi.from_buffer(memory)
@@ -163,7 +217,7 @@ def control_from_bytes(page: bytes) -> Control:
     return control
 
 
-def control_to_bytes(**fields: int | bytes) -> bytes:
+def control_to_bytes(**fields: int | bytes | tuple[int, ...]) -> bytes:
     """A control page with these fields, all others zero."""
     return bytes(ffi.buffer(ffi.new("shma_control *", fields)))
 

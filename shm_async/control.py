@@ -5,13 +5,14 @@ private copy and raises on every value that makes no sense. shim.h has the
 fields, their offsets and their meaning.
 """
 
+import math
 import os
 import zlib
 from dataclasses import dataclass
 
 from . import _native
 from ._native import CONTROL_SIZE
-from .elements import SIZES
+from .elements import MAX_NDIM, SIZES
 from .errors import RegionFormatError
 
 __all__ = [
@@ -27,17 +28,17 @@ __all__ = [
 MAGIC = b"shm_async region"
 VERSION = 1
 SPARSE = 1  # the only flag
-CHECKED = slice(16, 76)  # bytes that the checksum covers
-CHECKSUM = slice(76, 80)
+CHECKED = slice(16, 124)  # bytes that the checksum covers
+CHECKSUM = slice(124, 128)
 PAGE = 4096  # of the format, whatever the machine's pages are
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """The fields that never change. Sizes: `nbytes` in bytes, `length` in elements."""
+    """The fields that never change. Sizes: `nbytes` in bytes, `shape` in elements."""
 
     nbytes: int
-    length: int
+    shape: tuple[int, ...]
     dtype: str
     sparse: bool
     creator_pid: int
@@ -68,9 +69,10 @@ def start_of(pid: int | str) -> int | None:
     return None if fields[0] in b"ZX" else int(fields[19])
 
 
-def pack(*, length: int, dtype: str, sparse: bool) -> bytes:
+def pack(*, shape: tuple[int, ...], dtype: str, sparse: bool) -> bytes:
     """The control page of a new segment, made by this process."""
     pid, start = process_identity()
+    length = math.prod(shape)
     page = bytearray(
         _native.control_to_bytes(
             magic=MAGIC,
@@ -78,6 +80,8 @@ def pack(*, length: int, dtype: str, sparse: bool) -> bytes:
             flags=SPARSE if sparse else 0,
             nbytes=length * SIZES[dtype],
             length=length,
+            ndim=len(shape),
+            shape=shape,
             dtype=dtype.encode(),
             creator_pid=pid,
             creator_start=start,
@@ -120,11 +124,14 @@ def unpack(page: bytes, size: int, name: str) -> Control | None:
     demand(dtype in SIZES, f"its element type is {dtype!r}")
     demand(fields.length >= 1, "its length is 0")
     demand(fields.nbytes == fields.length * SIZES[dtype], "its sizes disagree")
+    demand(1 <= fields.ndim <= MAX_NDIM, f"it has {fields.ndim} dimensions")
+    shape = tuple(fields.shape)[: fields.ndim]
+    demand(math.prod(shape) == fields.length, f"its shape {shape} and its length disagree")
     demand(managed_size(fields.nbytes) == size, f"it speaks of another size than {size} bytes")
     demand(fields.flags in (0, SPARSE), f"its flags are {fields.flags:#x}")
     return Control(
         nbytes=fields.nbytes,
-        length=fields.length,
+        shape=shape,
         dtype=dtype,
         sparse=bool(fields.flags & SPARSE),
         creator_pid=fields.creator_pid,

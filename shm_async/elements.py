@@ -1,7 +1,32 @@
-"""Element types: their names, struct codes and sizes, and checking a length."""
+"""Element types: their names, struct codes and sizes; shapes; typed views of bytes.
 
+Elements are in the machine's own byte order and size, as everybody who shares them is on
+one host. The data begins at a multiple of 8 bytes, so every element is aligned.
+"""
+
+import math
 import operator
 import struct
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+
+from .clamped import ClampedView
+
+if TYPE_CHECKING:
+    import numpy
+
+
+@runtime_checkable
+class NamedType(Protocol):
+    """A NumPy dtype, or whatever else has the name of an element type as its name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+#: What names an element type: one of the names below, JavaScript's or struct's, or NumPy's.
+DTypeLike: TypeAlias = str | NamedType | type
 
 #: Name of each element type -> its code, as memoryview and struct spell it.
 CODES = {
@@ -15,23 +40,95 @@ CODES = {
     "int64": "q",
     "float32": "f",
     "float64": "d",
+    "uint8_clamped": "B",
+    "bool": "?",
+    "float16": "e",
 }
 
 #: Name of each element type -> bytes per element.
 SIZES = {name: struct.calcsize(code) for name, code in CODES.items()}
 
+#: JavaScript's name of each typed array, and Node's Buffer -> our name.
+JAVASCRIPT = {
+    "Buffer": "uint8",
+    "Uint8Array": "uint8",
+    "Uint8ClampedArray": "uint8_clamped",
+    "Int8Array": "int8",
+    "Uint16Array": "uint16",
+    "Int16Array": "int16",
+    "Uint32Array": "uint32",
+    "Int32Array": "int32",
+    "BigUint64Array": "uint64",
+    "BigInt64Array": "int64",
+    "Float16Array": "float16",
+    "Float32Array": "float32",
+    "Float64Array": "float64",
+}
 
-def check_dtype(dtype: str) -> str:
-    """Return `dtype` if it names an element type.
+#: struct's code -> our name; `l` and `n` are as wide as they are on this machine.
+STRUCT = {code: name for name, code in CODES.items() if name != "uint8_clamped"}
+STRUCT |= {code: f"int{8 * struct.calcsize(code)}" for code in "ln"}
+STRUCT |= {code: f"uint{8 * struct.calcsize(code)}" for code in "LN"}
+
+#: What may stand before a struct code: the machine's own byte order, in three spellings.
+NATIVE_ORDER = "@=" + ("<" if sys.byteorder == "little" else ">")
+
+#: NumPy's names that are not ours.
+NUMPY = {"bool_": "bool"}
+
+#: What a control page has room for.
+MAX_NDIM = 6
+
+#: Whether memoryview knows the code for float16, as it does since Python 3.12.
+HAS_FLOAT16 = sys.version_info >= (3, 12)
+
+
+def check_dtype(dtype: DTypeLike) -> str:
+    """Return our name of an element type.
+
+    Args:
+        dtype: one of CODES' names, JavaScript's ("Float32Array"), a struct code ("f", "<f"), a
+            NumPy dtype or scalar type.
 
     Raises:
-        TypeError: not a str. ValueError: an unknown name.
+        TypeError: it names nothing. ValueError: an unknown name, a foreign byte order, or a
+            type that this Python cannot index.
     """
-    if not isinstance(dtype, str):
+    name = _name_of(dtype)
+    if name not in CODES:
+        raise ValueError(f"unknown dtype {name!r}: choose one of {', '.join(CODES)}")
+    if name == "float16" and not HAS_FLOAT16:
+        raise ValueError(
+            "float16 elements need Python 3.12 or newer: "
+            "take uint16, and view(numpy.float16) of its NumPy array"
+        )
+    return name
+
+
+def _name_of(dtype: DTypeLike) -> str:
+    if isinstance(dtype, str):
+        name = dtype
+        if len(name) == 2 and name[0] in "@=<>!" and name[1] in STRUCT:
+            _check_order(name[0] in NATIVE_ORDER, dtype)
+            name = name[1]
+        return JAVASCRIPT.get(name) or STRUCT.get(name) or name
+    if isinstance(dtype, type):
+        name = dtype.__name__
+        if dtype.__module__ != "numpy":
+            raise TypeError(f"dtype must be a name such as 'uint8', not the type {name}")
+    elif isinstance(dtype, NamedType):
+        name = dtype.name
+        _check_order(getattr(dtype, "isnative", True), dtype)
+    else:
         raise TypeError(f"dtype must be a str such as 'uint8', not {type(dtype).__name__}")
-    if dtype not in CODES:
-        raise ValueError(f"unknown dtype {dtype!r}: choose one of {', '.join(CODES)}")
-    return dtype
+    return NUMPY.get(name, name)
+
+
+def _check_order(right: bool, dtype: DTypeLike) -> None:
+    if not right:
+        raise ValueError(
+            f"dtype {dtype!r} has a foreign byte order: elements are {sys.byteorder}-endian here"
+        )
 
 
 def check_length(length: int) -> int:
@@ -48,6 +145,67 @@ def check_length(length: int) -> int:
     return length
 
 
-def typed_view(memory: memoryview, dtype: str) -> memoryview:
-    """Cast bytes to elements. A cast keeps the bytes' owner alive."""
-    return memory.cast(CODES[dtype])  # type: ignore[call-overload,no-any-return]  # wants a literal
+def check_shape(length: int | None, shape: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the shape that `length` or `shape` asks for; None if neither does.
+
+    Raises:
+        TypeError: no integers, or no sequence of them. ValueError: they contradict each other,
+            a dimension is below 1, or there are none or too many.
+    """
+    if shape is None:
+        return None if length is None else (check_length(length),)
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
+        raise TypeError(f"shape must be a tuple of ints, not {type(shape).__name__}")
+    dims = tuple(check_length(dim) for dim in shape)
+    if not 1 <= len(dims) <= MAX_NDIM:
+        raise ValueError(f"shape must have 1 to {MAX_NDIM} dimensions, not {len(dims)}")
+    if length is not None and check_length(length) != math.prod(dims):
+        raise ValueError(
+            f"length {length} and shape {dims} ({math.prod(dims)} elements) disagree: give one"
+        )
+    return dims
+
+
+# ---- views -------------------------------------------------------------------------
+
+
+def typed_view(memory: memoryview, dtype: str, shape: tuple[int, ...]) -> memoryview:
+    """Cast bytes to elements. A cast keeps the bytes' owner alive.
+
+    For "uint8_clamped" it is a ClampedView, which has what a memoryview has.
+    """
+    view = _cast(memory, CODES[dtype], shape)
+    if dtype == "uint8_clamped" and not view.readonly:
+        return cast("memoryview", ClampedView(view))
+    return view
+
+
+def like(view: memoryview, memory: memoryview) -> memoryview:
+    """The bytes `memory` with the element type and the shape of `view`."""
+    same = _cast(memory, view.format, tuple(view.shape or ()))
+    return cast("memoryview", ClampedView(same)) if isinstance(view, ClampedView) else same
+
+
+def plain(view: memoryview) -> memoryview:
+    """The memoryview that a view is, or stands on."""
+    whole: Any = view
+    return whole.view if isinstance(whole, ClampedView) else view
+
+
+def _cast(memory: memoryview, code: str, shape: tuple[int, ...]) -> memoryview:
+    if len(shape) == 1:
+        return memory.cast(code)  # type: ignore[call-overload,no-any-return]  # wants a literal
+    return memory.cast(code, shape)  # type: ignore[call-overload,no-any-return]  # the same
+
+
+def numpy_array(view: memoryview) -> "numpy.ndarray[Any, Any]":
+    """A NumPy array of the view's elements and shape; it keeps their owner alive.
+
+    Raises:
+        ImportError: NumPy is not installed.
+    """
+    try:
+        import numpy
+    except ImportError:
+        raise ImportError("NumPy is not installed: pip install 'shm_async[numpy]'") from None
+    return numpy.asarray(plain(view))

@@ -10,11 +10,12 @@ import errno
 import logging
 import sys
 
-from . import _native, segment
+from . import _native
 from ._native import BUSY, DIED, FORKED, SHRUNK, LockCloser, LockHandle
 from .control import process_identity, start_of
 from .errors import OwnerDiedError, RegionClosedError, RegionSizeError
 from .mapping import Mapping
+from .segment import FD_DIR, Segment
 from .statistics import Ledger
 
 __all__ = [
@@ -34,41 +35,36 @@ logger = logging.getLogger(__package__)
 
 
 class Opener:
-    """Opens locks on one region's object, and has the views that their holders get.
-
-    `fd` is the region's first descriptor. It never takes a flock itself, so
-    that a forked child may keep it without keeping a lock.
-    """
+    """Opens locks on one region's object, and has the views that their holders get."""
 
     __slots__ = (
         "control",
-        "fd",
         "gate",
-        "identity",
         "ignores_death",
         "ledger",
+        "lock_size",
         "mapping",
         "readable",
+        "segment",
         "snapshot",
         "writable",
     )
 
     def __init__(
         self,
-        fd: int,
-        identity: tuple[int, int],
+        segment: Segment,
         mapping: Mapping,
         control: _native.Control | None,
         view: memoryview,
     ) -> None:
-        self.fd = fd
-        self.identity = identity  # st_dev, st_ino: a closed fd may be another object's by now
+        self.segment = segment
+        self.lock_size = segment.lock_size(mapping.size)  # of the object that is locked, bytes
         self.mapping = mapping
         self.control = control
         self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
         self.snapshot: _native.Snapshot | None = None  # None: no generation to go by
         if control is not None:
-            self.snapshot = _native.snapshot_of(control, fd, mapping.size)
+            self.snapshot = _native.snapshot_of(control, segment.fd, self.lock_size)
         self.ledger = Ledger()
         self.ignores_death = False  # of a writer: locks are granted all the same
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
@@ -77,9 +73,9 @@ class Opener:
     def open(self) -> tuple[LockHandle, LockCloser]:
         """A new OFD, and what closes it, and so releases its lock, when it is dropped."""
         try:
-            return self._open(f"{segment.FD_DIR}/{self.fd}")
+            return self._open(f"{FD_DIR}/{self.segment.fd}")
         except FileNotFoundError:  # no /proc: the name leads to the same object, or ESTALE
-            return self._open(segment.path_of(self.mapping.name))
+            return self._open(self.segment.path())
 
     def _open(self, path: str) -> tuple[LockHandle, LockCloser]:
         if self.mapping.readonly:
@@ -93,8 +89,9 @@ class Opener:
         lock, closer = _native.lock_open(
             path,
             writable=writable,
-            identity=self.identity,
-            size=self.mapping.size,
+            # st_dev, st_ino: a closed descriptor may be another object's by now
+            identity=self.segment.identity,
+            size=self.lock_size,
             address=self.mapping.address,
             control=self.control,
             owner=process_identity(),

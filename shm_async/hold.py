@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import anyio.lowlevel
 
@@ -27,12 +27,15 @@ from ._native import (
     lock_try_shared,
 )
 from .asynclock import EXCLUSIVE, LOST, Cohort
+from .elements import numpy_array
 from .errors import OwnerDiedError, WouldBlockError
 from .filelock import BUSY, FORKED, failure
 from .loops import NO_TASK, Task, loop_is_running
 from .synclock import Seat, check_timeout, deadline_of, time_left
 
 if TYPE_CHECKING:
+    import numpy
+
     from .locks import Locks
 
 __all__ = ["Hold"]
@@ -517,6 +520,17 @@ class Hold:
         if self._view is None:
             raise RuntimeError(f"{self!r} is not held: it has no view")
         return self._view
+
+    def numpy(self) -> "numpy.ndarray[Any, Any]":
+        """The region's memory as a NumPy array of its shape, no copy; read-only for readers.
+
+        To be used while the lock is held; it stays mapped for as long as the array lives. Needs
+        the extra ``shm_async[numpy]``.
+
+        Raises:
+            RuntimeError: the lock is not held. ImportError: NumPy is not installed.
+        """
+        return numpy_array(self.view)
 
     @property
     def owner_died(self) -> bool:

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import resource
+from collections.abc import Callable
 
 from . import _native
 
@@ -11,7 +12,7 @@ MAP_NORESERVE = 0x4000  # Linux; Python has no name for it
 
 
 class Mapping:
-    """The first `size` bytes of a shared-memory object, in this process.
+    """The first `size` bytes of a segment, in this process.
 
     There is no call to unmap it: the kernel gets the range back when the last
     reference to it, from a view, a lock or this object, is gone. A view that
@@ -20,17 +21,20 @@ class Mapping:
 
     __slots__ = ("address", "memory", "name", "readonly", "size")
 
-    def __init__(self, fd: int, size: int, *, readonly: bool, name: str) -> None:
+    def __init__(
+        self, size: int, place: Callable[[_native.Address], None], *, readonly: bool, name: str
+    ) -> None:
+        """Map: `place` puts the segment where a private range of `size` bytes is."""
         self.name = name
         self.size = size
         self.readonly = readonly
         self.memory = _private_range(size, readonly=readonly, name=name)
         self.address = _native.address_of(self.memory)
-        _native.place(self.address, size, fd, writable=not readonly, name=name)
+        place(self.address)
 
-    def view(self, nbytes: int) -> memoryview:
-        """The first `nbytes` bytes; read-only if the mapping is."""
-        return memoryview(self.memory)[:nbytes]
+    def view(self, nbytes: int, offset: int = 0) -> memoryview:
+        """`nbytes` bytes from `offset` on; read-only if the mapping is."""
+        return memoryview(self.memory)[offset : offset + nbytes]
 
     def control(self) -> _native.Control:
         """The control page at the end of it; valid as long as this mapping is."""

@@ -1,23 +1,27 @@
-"""Region: a named block of shared memory. How it is locked is in locks.py."""
+"""Region: a block of shared memory that has a name. How it is locked is in locks.py."""
 
 import os
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
 
-from . import _native, control, elements, layouts, segment
+from . import _native, elements, layouts, segment, sysv
 from ._native import SHRUNK
+from .elements import DTypeLike
 from .errors import RegionExistsError, RegionNotFoundError
 from .filelock import Opener, failure
 from .layouts import Layout, Plan
 from .mapping import Mapping
 from .recovery import OnOwnerDeath, check_policy
+from .segment import Segment
 from .snapshot import Snapshots
 
 if TYPE_CHECKING:
+    import numpy
     from typing_extensions import Self
 
 __all__ = ["Region"]
@@ -44,13 +48,11 @@ class Region(Snapshots):
         "_closing",
         "_control",
         "_created",
-        "_fd",
-        "_identity",
         "_plan",
+        "_segment",
     )
 
-    _fd: int  # the first descriptor: never takes a flock, is what new OFDs are opened from
-    _identity: tuple[int, int]  # st_dev, st_ino
+    _segment: Segment
     _plan: Plan
     _created: bool
     _closing: Lock  # held for good once the region is closed
@@ -64,10 +66,11 @@ class Region(Snapshots):
     @classmethod
     def create(
         cls,
-        name: str,
-        length: int,
+        name: str | int | None,
+        length: int | None = None,
         *,
-        dtype: str = "uint8",
+        dtype: DTypeLike = "uint8",
+        shape: Sequence[int] | None = None,
         mode: int = 0o600,
         layout: Layout = "managed",
         reserve: bool = True,
@@ -80,12 +83,16 @@ class Region(Snapshots):
         half-made, and nothing is left of it when this fails.
 
         Args:
-            name: its name in /dev/shm, with or without a leading slash.
+            name: a str is its name in /dev/shm, with or without a leading slash; an int the
+                key of a System V segment; None makes such a one with a fresh key, see `key`.
             length: number of elements.
-            dtype: element type: int8 to int64, uint8 to uint64, float32, float64.
+            dtype: element type: int8 to int64, uint8 to uint64, float16 to float64, bool,
+                uint8_clamped; or JavaScript's, struct's or NumPy's name of it.
+            shape: elements in each of up to 6 dimensions, instead of `length`.
             mode: permission bits; the umask has no say.
-            layout: "managed" (default) adds a control page behind the data;
-                "raw" is the data alone, for programs that expect just that.
+            layout: "managed" (default) adds a control page behind the data; "raw" is
+                the data alone, for programs that expect just that; "sized" has 8 bytes
+                before the data that say how many bytes it has, for shm-typed-array.
             reserve: take the memory now. False leaves it to the first store,
                 which is SIGBUS if /dev/shm is full by then.
             lock_memory: keep touched pages in memory, out of swap (mlock2).
@@ -95,50 +102,54 @@ class Region(Snapshots):
                 the write lock and puts the data right; then the region is sound, and
                 the lock is asked for again. It is called in the thread, or the event
                 loop, that found the death; what it raises goes to who wanted the lock.
-                A raw region has no place for a writer's mark, and a program that uses
-                flock alone makes none: of their deaths nobody is told.
+                A raw or sized region has no place for a writer's mark, and a program that
+                uses flock alone makes none: of their deaths nobody is told.
 
         Raises:
-            RegionExistsError: the name is taken.
+            RegionExistsError: the name, or the key, is taken.
             OSError: ENOSPC, /dev/shm is too full; ENOMEM, EPERM, the limit on
-                locked memory is too low.
+                locked memory is too low; EINVAL, ENOSPC, the limits of System V segments.
             ValueError, TypeError: an argument makes no sense.
         """
-        name = segment.check_name(name)
+        if name is not None:
+            name = _check_name(name)
         segment.check_mode(mode)
         check_policy(on_owner_death)
         plan = layouts.plan(
-            elements.check_length(length),
+            _check_given(elements.check_shape(length, shape)),
             dtype=elements.check_dtype(dtype),
-            layout=layouts.check_layout(layout),
+            layout=_check_layout(layout, name),
             sparse=not reserve,
         )
-        segment.check_size(name, plan.size, reserve=reserve)
-        tail = b""
-        if plan.layout == "managed":
-            tail = control.pack(length=plan.length, dtype=plan.dtype, sparse=plan.sparse)
-        mapping: list[Mapping] = []
 
-        def before_it_has_a_name(fd: int) -> None:
-            mapping.append(_map(fd, plan, name, readonly=False, lock_memory=lock_memory))
+        def before_anybody_sees_it(made: Segment) -> Mapping:
+            return _map(made, plan, readonly=False, lock_memory=lock_memory)
 
-        fd = segment.create(
+        if isinstance(name, str):
+            segment.check_size(name, plan.size, reserve=reserve)
+            create: Callable[..., tuple[Segment, Mapping]] = segment.create
+        else:
+            sysv.check_size("" if name is None else sysv.name_of(name), plan.size, reserve=reserve)
+            create = sysv.create
+        made, mapping = create(
             name,
             plan.size,
             mode=mode,
             reserve=reserve,
-            tail=tail,
-            prepare=before_it_has_a_name,
+            head=plan.head(),
+            tail=plan.tail(),
+            prepare=before_anybody_sees_it,
         )
-        return cls._made(fd, mapping[-1], plan, on_owner_death, created=True)
+        return cls._made(made, mapping, plan, on_owner_death, created=True)
 
     @classmethod
     def attach(
         cls,
-        name: str,
+        name: str | int,
         length: int | None = None,
         *,
-        dtype: str | None = None,
+        dtype: DTypeLike | None = None,
+        shape: Sequence[int] | None = None,
         layout: Layout | None = None,
         readonly: bool = False,
         owner: Owner = "me",
@@ -151,10 +162,12 @@ class Region(Snapshots):
         one step, and while the kernel reserves memory that its creator did not.
 
         Args:
-            name: its name in /dev/shm, with or without a leading slash.
-            length: number of elements to use; None means all.
-            dtype: element type; None means the region's own, uint8 for a raw one.
-            layout: None recognises it. "raw" shows a managed region's bytes as they are.
+            name: its name in /dev/shm, with or without a leading slash, or its System V key.
+            length: number of elements to use, from the first on; None means all.
+            dtype: element type; None means the region's own, uint8 for one not managed.
+            shape: the shape it must have; one that is not managed gets it here.
+            layout: None recognises "managed" and takes all else for "raw"; "sized" must be
+                asked for. "raw" shows a managed region's bytes as they are.
             readonly: ask for read permission alone: no write locks.
             owner: "me" refuses what belongs to another user than you or root,
                 "any" trusts it.
@@ -165,14 +178,14 @@ class Region(Snapshots):
         Raises:
             RegionNotFoundError: there is no such region.
             RegionSizeError: it is smaller than asked for.
-            RegionFormatError: it is no region, or not of that dtype or layout.
+            RegionFormatError: it is no region, or not of that dtype, shape or layout.
             PermissionError: its mode or its owner forbids it.
             OSError: ENOSPC, ENOMEM, EPERM as for `create`.
             ValueError, TypeError: an argument makes no sense.
         """
         return cls._attach(
             name,
-            length,
+            elements.check_shape(length, shape),
             dtype,
             layout,
             readonly,
@@ -185,10 +198,11 @@ class Region(Snapshots):
     @classmethod
     def open(
         cls,
-        name: str,
-        length: int,
+        name: str | int,
+        length: int | None = None,
         *,
-        dtype: str = "uint8",
+        dtype: DTypeLike = "uint8",
+        shape: Sequence[int] | None = None,
         mode: int = 0o600,
         layout: Layout | None = None,
         reserve: bool = True,
@@ -201,18 +215,19 @@ class Region(Snapshots):
         Arguments and errors are those of `create` and `attach`. `mode` counts only
         for a new region. `layout` None creates a managed one and takes any.
         """
+        wanted = _check_given(elements.check_shape(length, shape))
         policy = check_policy(on_owner_death)
         for _ in range(OPEN_TRIES):
             try:
                 return cls._attach(
-                    name, length, dtype, layout, False, owner, lock_memory, policy, reserve
+                    name, wanted, dtype, layout, False, owner, lock_memory, policy, reserve
                 )
             except RegionNotFoundError:
                 pass
             try:
                 return cls.create(
                     name,
-                    length,
+                    shape=wanted,
                     dtype=dtype,
                     mode=mode,
                     layout=layout or "managed",
@@ -227,9 +242,9 @@ class Region(Snapshots):
     @classmethod
     def _attach(
         cls,
-        name: str,
-        length: int | None,
-        dtype: str | None,
+        name: str | int,
+        shape: tuple[int, ...] | None,
+        dtype: DTypeLike | None,
         layout: Layout | None,
         readonly: bool,
         owner: Owner,
@@ -237,40 +252,47 @@ class Region(Snapshots):
         on_owner_death: OnOwnerDeath,
         reserve: bool,
     ) -> "Self":
-        name = segment.check_name(name)
-        length = None if length is None else elements.check_length(length)
+        name = _check_name(name)
         dtype = None if dtype is None else elements.check_dtype(dtype)
-        layout = None if layout is None else layouts.check_layout(layout)
-        fd, found = segment.attach(name, readonly=readonly, owner=segment.check_owner(owner))
+        layout = None if layout is None else _check_layout(layout, name)
+        header = layouts.HEADER.size if layout == "sized" else 0
+        segment.check_owner(owner)
+        if isinstance(name, str):
+            found = segment.attach(name, readonly=readonly, owner=owner, header=header)
+        else:
+            found = sysv.attach(name, readonly=readonly, owner=owner)
         try:
             plan = layouts.recognise(
-                fd, found.st_size, name, length=length, dtype=dtype, layout=layout
+                found.read, found.size, found.name, shape=shape, dtype=dtype, layout=layout
             )
             if reserve and not readonly and not plan.sparse:
-                segment.reserve_sparse(fd, name, found, plan.size)
-            mapping = _map(fd, plan, name, readonly=readonly, lock_memory=lock_memory)
+                found.reserve(plan.size)
+            mapping = _map(found, plan, readonly=readonly, lock_memory=lock_memory)
         except BaseException:
-            os.close(fd)
+            found.close()
             raise
-        return cls._made(fd, mapping, plan, on_owner_death, created=False)
+        return cls._made(found, mapping, plan, on_owner_death, created=False)
 
     @classmethod
     def _made(
-        cls, fd: int, mapping: Mapping, plan: Plan, on_owner_death: OnOwnerDeath, *, created: bool
+        cls,
+        found: Segment,
+        mapping: Mapping,
+        plan: Plan,
+        on_owner_death: OnOwnerDeath,
+        *,
+        created: bool,
     ) -> "Self":
         self = cls.__new__(cls)
         self._closing = Lock()
-        self._fd = fd
-        self._name = mapping.name
+        self._segment = found
+        self._name = found.name
         self._plan = plan
         self._created = created
         self._readonly = mapping.readonly
-        found = os.fstat(fd)
-        self._identity = (found.st_dev, found.st_ino)
         self._control = mapping.control() if plan.layout == "managed" else None
-        view = elements.typed_view(mapping.view(plan.nbytes), plan.dtype)
-        opener = Opener(fd, self._identity, mapping, self._control, view)
-        self._have_locks(opener, on_owner_death)
+        view = elements.typed_view(mapping.view(plan.nbytes, plan.offset), plan.dtype, plan.shape)
+        self._have_locks(Opener(found, mapping, self._control, view), on_owner_death)
         _open_regions.add(self)
         return self
 
@@ -288,17 +310,18 @@ class Region(Snapshots):
         _open_regions.discard(self)
         self._end_locks()
         self._control = None
-        os.close(self._fd)
+        self._segment.close()
 
     def unlink(self) -> None:
-        """Remove the name. Who is attached stays so; a new region may take the name.
+        """Remove the name, or the key. Who is attached stays so; a new region may take it.
 
-        Works on a closed region, too.
+        Works on a closed region, too. A System V segment itself goes with its last attachment.
 
         Raises:
             RegionNotFoundError: the name is gone, or leads to another object.
+            PermissionError: only the owner may.
         """
-        segment.unlink(self._name, self._identity)
+        self._segment.unlink()
 
     def __enter__(self) -> "Self":
         self._usable()
@@ -343,12 +366,44 @@ class Region(Snapshots):
         """
         return self._usable().writable[:]
 
+    def numpy(self) -> "numpy.ndarray[Any, Any]":
+        """The data, without a lock, as a NumPy array of its shape: no copy.
+
+        It keeps the memory mapped, also after `close`; read-only if the region is. Needs the
+        extra ``shm_async[numpy]``.
+        """
+        return elements.numpy_array(self._usable().writable)
+
     # ---- facts -----------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """Its name, without a leading slash."""
+        """Its name, without a leading slash; a System V segment's is its key, in hex."""
         return self._name
+
+    @property
+    def key(self) -> int | None:
+        """The key of its System V segment; None if it has a name instead."""
+        return self._segment.key
+
+    @property
+    def id(self) -> int | None:
+        """The id (shmid) of its System V segment, which tools such as ipcs show; or None."""
+        return self._segment.id
+
+    @property
+    def attachments(self) -> int | None:
+        """How often its System V segment is attached, in all processes (shm_nattch); or None.
+
+        Raises:
+            RegionNotFoundError: it was removed and nobody, this region included, is attached.
+        """
+        return self._segment.attachments()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements in each dimension."""
+        return self._plan.shape
 
     @property
     def nbytes(self) -> int:
@@ -362,7 +417,7 @@ class Region(Snapshots):
 
     @property
     def layout(self) -> Layout:
-        """Where the data lies: "managed" or "raw"."""
+        """Where the data lies: "managed", "raw" or "sized"."""
         return self._plan.layout
 
     @property
@@ -395,15 +450,15 @@ class Region(Snapshots):
         control = self._control
         if control is None:
             return None
-        if os.fstat(self._fd).st_size < opener.mapping.size:  # else: SIGBUS
+        if not self._segment.whole(opener.mapping.size):
             raise failure(SHRUNK, self._name)
         return _native.control_generation(control)
 
     @property
     def linked(self) -> bool:
-        """Whether the name still leads to this very object."""
+        """Whether the name, or the key, still leads to this very segment."""
         self._usable()
-        return segment.leads_to(self._name, self._identity)
+        return self._segment.linked()
 
     def __len__(self) -> int:
         """Number of elements."""
@@ -414,11 +469,30 @@ class Region(Snapshots):
         states = [plan.layout, "closed" if self.closed else "open"]
         if self._readonly:
             states.insert(1, "readonly")
-        return f"<Region {self._name!r}: {plan.length} x {plan.dtype}, {', '.join(states)}>"
+        size = " x ".join(map(str, plan.shape))
+        return f"<Region {self._name!r}: {size} x {plan.dtype}, {', '.join(states)}>"
 
 
-def _map(fd: int, plan: Plan, name: str, *, readonly: bool, lock_memory: bool) -> Mapping:
-    mapping = Mapping(fd, plan.size, readonly=readonly, name=name)
+def _check_name(name: str | int) -> str | int:
+    if isinstance(name, int) and not isinstance(name, bool):
+        return sysv.check_key(name)
+    return segment.check_name(name)  # type: ignore[arg-type]  # it refuses what is no str
+
+
+def _check_given(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape is None:
+        raise TypeError("how many elements? give length or shape")
+    return shape
+
+
+def _check_layout(layout: Layout, name: str | int | None) -> Layout:
+    if layouts.check_layout(layout) == "sized" and not isinstance(name, str):
+        raise ValueError("layout 'sized' is for names: nobody's System V segments have a header")
+    return layout
+
+
+def _map(found: Segment, plan: Plan, *, readonly: bool, lock_memory: bool) -> Mapping:
+    mapping = found.map(plan.size, readonly=readonly)
     if lock_memory:
         mapping.lock_memory()
     return mapping

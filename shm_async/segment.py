@@ -10,13 +10,18 @@ import stat
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 from . import _native
 from .errors import RegionExistsError, RegionFormatError, RegionNotFoundError, RegionSizeError
+from .mapping import Mapping
+
+T = TypeVar("T")
 
 SHM_DIR = "/dev/shm"
 FD_DIR = "/proc/self/fd"
 NAME_MAX = 255  # bytes
+COMPANION = "shm_async.sysv."  # begins the names of the objects that sysv.py keeps its locks on
 OFF_MAX = 2**63 - 1  # bytes: what the kernel's off_t can say
 
 #: Seconds that `attach` gives a creator which cannot make objects without a name.
@@ -52,6 +57,8 @@ def check_name(name: str) -> str:
         raise ValueError(f"a region's name must not contain NUL: {name!r}")
     if bare in (".", ".."):
         raise ValueError(f"a region's name must not be '.' or '..': {name!r}")
+    if bare.startswith(COMPANION):
+        raise ValueError(f"names that begin with {COMPANION!r} are for the locks of keys: {name!r}")
     if len(os.fsencode(bare)) > NAME_MAX:
         raise ValueError(f"a region's name must have at most {NAME_MAX} bytes: {name!r}")
     return bare
@@ -78,6 +85,94 @@ def path_of(name: str) -> str:
     return f"{SHM_DIR}/{name}"
 
 
+# ---- a segment -----------------------------------------------------------------
+
+
+class Segment:
+    """A POSIX shared-memory object that this process has open.
+
+    `fd` never takes a flock itself, so that a forked child may keep it without keeping
+    a lock. It is what the locks' own descriptors are opened from.
+    """
+
+    __slots__ = ("fd", "identity", "name", "size")
+
+    def __init__(self, fd: int, name: str) -> None:
+        found = os.fstat(fd)
+        self.fd = fd
+        self.identity = (found.st_dev, found.st_ino)
+        self.name = name
+        self.size = found.st_size  # bytes, when it was opened
+
+    @property
+    def key(self) -> int | None:
+        """The System V key."""
+        return None
+
+    @property
+    def id(self) -> int | None:
+        """The System V id."""
+        return None
+
+    def attachments(self) -> int | None:
+        """How many mappings of it there are, in all processes; None: the kernel does not tell."""
+        return None
+
+    def path(self) -> str:
+        """Where `fd` can be opened again if there is no /proc."""
+        return path_of(self.name)
+
+    def lock_size(self, mapped: int) -> int:
+        """Bytes that the object behind `fd` must have as long as `mapped` bytes are mapped."""
+        return mapped
+
+    def whole(self, mapped: int) -> bool:
+        """Whether it still has the first `mapped` bytes: else touching them is SIGBUS."""
+        return os.fstat(self.fd).st_size >= mapped
+
+    def read(self, offset: int, size: int) -> bytes:
+        """So many bytes of it, or fewer if it ends before."""
+        return os.pread(self.fd, size, offset)
+
+    def map(self, size: int, *, readonly: bool) -> Mapping:
+        """Map its first `size` bytes."""
+
+        def place(address: _native.Address) -> None:
+            _native.place(address, size, self.fd, writable=not readonly, name=self.name)
+
+        return Mapping(size, place, readonly=readonly, name=self.name)
+
+    def reserve(self, size: int) -> None:
+        """Reserve what its creator left out, so that no store of ours meets a full /dev/shm.
+
+        Blocks while the kernel zeroes the memory.
+        """
+        found = os.fstat(self.fd)
+        if found.st_blocks * 512 < found.st_size:
+            check_size(self.name, size - found.st_blocks * 512, reserve=True)
+            _reserve(self.fd, self.name, size)
+
+    def linked(self) -> bool:
+        """Whether its name still leads to it."""
+        return leads_to(self.name, self.identity)
+
+    def unlink(self) -> None:
+        """Remove its name. Works on a closed segment, too.
+
+        Raises:
+            RegionNotFoundError: the name leads to nothing, or to another object.
+        """
+        unlink(self.name, self.identity)
+
+    def close(self) -> None:
+        """Close `fd`."""
+        os.close(self.fd)
+
+
+#: Maps a new segment, before anybody else can see it.
+Prepare = Callable[[Segment], Mapping]
+
+
 # ---- create ------------------------------------------------------------------
 
 
@@ -87,42 +182,55 @@ def create(
     *,
     mode: int,
     reserve: bool,
+    head: bytes,
     tail: bytes,
-    prepare: Callable[[int], None],
-) -> int:
-    """Create an object of `size` bytes that ends with `tail`, and return its descriptor.
+    prepare: Prepare,
+) -> tuple[Segment, Mapping]:
+    """Create an object of `size` bytes that begins with `head` and ends with `tail`.
 
-    `prepare` is called with the descriptor before anybody can see the object; when
-    it raises, there is no object. Blocks while the kernel reserves (zeroes) memory.
+    `prepare` is called before anybody can see the object; when it raises, there is no
+    object. Blocks while the kernel reserves (zeroes) memory.
 
     Raises:
         RegionExistsError: the name is taken. OSError: ENOSPC, says what is free.
     """
     if os.path.lexists(path_of(name)):
-        raise _exists(name)
-    make = partial(_fill, name=name, size=size, mode=mode, reserve=reserve)
+        raise exists(name)
+    fill = partial(_fill, name=name, size=size, mode=mode, reserve=reserve, head=head, tail=tail)
+
+    def make(fd: int) -> tuple[Segment, Mapping]:
+        fill(fd)
+        made = Segment(fd, name)
+        return made, prepare(made)
+
+    return publish(name, make)
+
+
+def publish(name: str, make: Callable[[int], T]) -> T:
+    """Give a name to a new object after `make` has made it what it shall be.
+
+    Raises:
+        RegionExistsError: the name is taken.
+    """
     try:
         fd = os.open(SHM_DIR, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):  # no O_TMPFILE here
             raise
-        return _create_by_name(name, make, tail, prepare)
+        return _publish_by_name(name, make)
     try:
-        make(fd, tail=tail)
-        prepare(fd)
-        _publish(fd, name)
+        made = make(fd)
+        _link(fd, name)
     except FileNotFoundError:  # no /proc to link from
         os.close(fd)
-        return _create_by_name(name, make, tail, prepare)
+        return _publish_by_name(name, make)
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return made
 
 
-def _create_by_name(
-    name: str, make: "partial[None]", tail: bytes, prepare: Callable[[int], None]
-) -> int:
+def _publish_by_name(name: str, make: Callable[[int], T]) -> T:
     """Create where O_TMPFILE or /proc is missing.
 
     The object has its name at once, but no size; its last step gives it size and
@@ -131,18 +239,18 @@ def _create_by_name(
     try:
         fd = os.open(path_of(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise _exists(name) from None
+        raise exists(name) from None
     try:
-        make(fd, tail=tail)
-        prepare(fd)
+        return make(fd)
     except BaseException:
         os.unlink(path_of(name))  # ours; who attached just now has an orphan
         os.close(fd)
         raise
-    return fd
 
 
-def _fill(fd: int, *, name: str, size: int, mode: int, reserve: bool, tail: bytes) -> None:
+def _fill(
+    fd: int, *, name: str, size: int, mode: int, reserve: bool, head: bytes, tail: bytes
+) -> None:
     """Give an empty object its mode, its memory and, last, its size and content."""
     os.fchmod(fd, mode)  # umask has no say
     if reserve:
@@ -152,17 +260,19 @@ def _fill(fd: int, *, name: str, size: int, mode: int, reserve: bool, tail: byte
             os.pwrite(fd, tail, size - len(tail))  # one page: size and content appear as one
         else:
             os.ftruncate(fd, size)
+        if head:
+            os.pwrite(fd, head, 0)  # who sees zeroes there waits
     except OSError as error:
         raise OSError(error.errno, f"cannot make {size} bytes: {error.strerror}", name) from None
 
 
-def _publish(fd: int, name: str) -> None:
+def _link(fd: int, name: str) -> None:
     directory = os.open(SHM_DIR, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # with a dir_fd it is linkat(AT_SYMLINK_FOLLOW); plain link() would link the /proc entry
         os.link(f"{FD_DIR}/{fd}", name, dst_dir_fd=directory, follow_symlinks=True)
     except FileExistsError:
-        raise _exists(name) from None
+        raise exists(name) from None
     finally:
         os.close(directory)
 
@@ -176,12 +286,7 @@ def check_size(name: str, size: int, *, reserve: bool) -> None:
     if reserve and size > free_bytes():
         raise _no_room(name, size)
     if reserve and size > available_memory():
-        raise OSError(
-            errno.ENOMEM,
-            f"{size} bytes wanted, {available_memory()} bytes of memory and swap available: "
-            "ask for less, or create it with reserve=False",
-            name,
-        )
+        raise no_memory(name, size)
     if size > OFF_MAX:
         raise OSError(errno.EFBIG, f"{size} bytes wanted, no object can have so many", name)
 
@@ -202,6 +307,16 @@ def available_memory() -> int:
     return (int(kilobytes["MemAvailable:"]) + int(kilobytes["SwapFree:"])) * 1024
 
 
+def no_memory(name: str, size: int) -> OSError:
+    """The exception for more than memory and swap can hold."""
+    return OSError(
+        errno.ENOMEM,
+        f"{size} bytes wanted, {available_memory()} bytes of memory and swap available: "
+        "ask for less, or create it with reserve=False",
+        name,
+    )
+
+
 def _no_room(name: str, size: int) -> OSError:
     return OSError(
         errno.ENOSPC,
@@ -212,7 +327,8 @@ def _no_room(name: str, size: int) -> OSError:
     )
 
 
-def _exists(name: str) -> RegionExistsError:
+def exists(name: str) -> RegionExistsError:
+    """The exception for a name, or a key, that is taken."""
     return RegionExistsError(
         errno.EEXIST, "the region exists already: attach to it, or use Region.open", name
     )
@@ -221,11 +337,12 @@ def _exists(name: str) -> RegionExistsError:
 # ---- attach ------------------------------------------------------------------
 
 
-def attach(name: str, *, readonly: bool, owner: str) -> tuple[int, os.stat_result]:
-    """Open an existing object and return its descriptor and its (non-zero) size's fstat.
+def attach(name: str, *, readonly: bool, owner: str, header: int = 0) -> Segment:
+    """Open an existing object that is not empty.
 
     Never creates, truncates or unlinks anything, and never hangs on what is no
-    shared-memory object. Blocks up to CREATION_PATIENCE on an empty object.
+    shared-memory object. Blocks up to CREATION_PATIENCE on an empty object, or one
+    whose first `header` bytes are zero: their creators write them last.
 
     Raises:
         RegionNotFoundError, RegionFormatError, RegionSizeError, PermissionError.
@@ -237,9 +354,10 @@ def attach(name: str, *, readonly: bool, owner: str) -> tuple[int, os.stat_resul
         raise _cannot_open(name, error, readonly=readonly) from None
     try:
         found = os.fstat(fd)
-        _check_kind(name, found.st_mode)
-        _check_owner(name, found, owner)
-        return fd, _wait_for_content(fd, name)
+        check_kind(name, found.st_mode)
+        check_belongs(name, found.st_uid, owner)
+        _wait_for_content(fd, name, header)
+        return Segment(fd, name)
     except BaseException:
         os.close(fd)
         raise
@@ -247,41 +365,45 @@ def attach(name: str, *, readonly: bool, owner: str) -> tuple[int, os.stat_resul
 
 def _cannot_open(name: str, error: OSError, *, readonly: bool) -> Exception:
     if error.errno == errno.ENOENT:
-        return _not_found(name, "there is no such region: create it, or use Region.open")
+        return not_found(name, "there is no such region: create it, or use Region.open")
     if error.errno == errno.EACCES:
         hint = "no permission to read it" if readonly else "no permission: try readonly=True"
         return PermissionError(errno.EACCES, hint, name)
     try:
-        _check_kind(name, os.lstat(path_of(name)).st_mode)
+        check_kind(name, os.lstat(path_of(name)).st_mode)
     except (FileNotFoundError, RegionFormatError) as better:
         return better
     return OSError(error.errno, f"cannot open it: {error.strerror}", name)
 
 
-def _check_kind(name: str, mode: int) -> None:
+def check_kind(name: str, mode: int) -> None:
+    """Refuse what is no regular file: RegionFormatError."""
     for is_kind, kind in KINDS:
         if is_kind(mode):
             raise RegionFormatError(f"{path_of(name)} is {kind}, not a shared-memory object")
 
 
-def _check_owner(name: str, found: os.stat_result, owner: str) -> None:
-    if owner == "me" and found.st_uid not in (os.geteuid(), 0):
+def check_belongs(name: str, uid: int, owner: str) -> None:
+    """Refuse what belongs to another user than me or root, if `owner` is "me"."""
+    if owner == "me" and uid not in (os.geteuid(), 0):
         raise PermissionError(
             errno.EACCES,
-            f"the region belongs to user {found.st_uid}, not to you ({os.geteuid()}) or root: "
+            f"the region belongs to user {uid}, not to you ({os.geteuid()}) or root: "
             "attach with owner='any' if you trust that user",
             name,
         )
 
 
-def _wait_for_content(fd: int, name: str) -> os.stat_result:
+def _wait_for_content(fd: int, name: str, header: int) -> None:
     deadline = time.monotonic() + CREATION_PATIENCE
     while True:
         found = os.fstat(fd)
         _check_links(name, found.st_nlink)
-        if found.st_size:
-            return found
+        if found.st_size and (not header or any(os.pread(fd, header, 0))):
+            return
         if time.monotonic() > deadline:
+            if found.st_size:
+                return  # its layout will say what is wrong
             raise RegionSizeError(
                 f"region {name!r} has been empty for {CREATION_PATIENCE} s: "
                 f"its creator seems to have died; remove {path_of(name)}"
@@ -291,22 +413,12 @@ def _wait_for_content(fd: int, name: str) -> os.stat_result:
 
 def _check_links(name: str, links: int) -> None:
     if links == 0:
-        raise _not_found(name, "the region was unlinked just now")
+        raise not_found(name, "the region was unlinked just now")
     if links > 1:
         raise RegionFormatError(
             f"{path_of(name)} has {links} hard links, and a shared-memory object has one: "
             "somebody linked it to another name"
         )
-
-
-def reserve_sparse(fd: int, name: str, found: os.stat_result, size: int) -> None:
-    """Reserve what its creator left out, so that no store of ours meets a full /dev/shm.
-
-    Blocks while the kernel zeroes the memory.
-    """
-    if found.st_blocks * 512 < found.st_size:
-        check_size(name, size - found.st_blocks * 512, reserve=True)
-        _reserve(fd, name, size)
 
 
 def _reserve(fd: int, name: str, size: int) -> None:
@@ -335,12 +447,13 @@ def unlink(name: str, identity: tuple[int, int]) -> None:
         RegionNotFoundError: it leads to nothing, or to another object.
     """
     if not leads_to(name, identity):
-        raise _not_found(name, "the name was removed or now leads to another object")
+        raise not_found(name, "the name was removed or now leads to another object")
     try:
         os.unlink(path_of(name))
     except FileNotFoundError:
-        raise _not_found(name, "the name was removed just now") from None
+        raise not_found(name, "the name was removed just now") from None
 
 
-def _not_found(name: str, why: str) -> RegionNotFoundError:
+def not_found(name: str, why: str) -> RegionNotFoundError:
+    """The exception for what is not there."""
     return RegionNotFoundError(errno.ENOENT, why, name)

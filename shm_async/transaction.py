@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ._native import MARK_LATER, lock_commit
+from .elements import like, plain
 from .filelock import FORKED, failure
 from .guards import SpecialHold
 
@@ -75,9 +76,8 @@ class Transaction:
 
     def _begin(self, whole: memoryview) -> memoryview:
         try:
-            self._copy = bytearray(whole)
-            view: memoryview
-            view = self._view = memoryview(self._copy).cast(whole.format)  # type: ignore[call-overload]  # wants a literal
+            self._copy = bytearray(plain(whole))
+            view = self._view = like(whole, memoryview(self._copy))
         except BaseException:
             self._end(clean=False)
             raise
@@ -98,7 +98,7 @@ class Transaction:
         hold = self._hold
         assert hold._at is not None
         lock = hold._at.handle
-        code = lock_commit(lock, hold.view, copy)
+        code = lock_commit(lock, plain(hold.view), copy)
         if code == FORKED and lock.pid != os.getpid():
             return  # a child's: the parent is still at it
         if code:

@@ -1,5 +1,6 @@
 import os
 import sys
+from math import prod
 from pathlib import Path
 from zlib import crc32
 
@@ -14,20 +15,21 @@ SIZE = control.managed_size(40)
 
 
 def page() -> bytearray:
-    return bytearray(control.pack(length=5, dtype="int64", sparse=False))
+    return bytearray(control.pack(shape=(5,), dtype="int64", sparse=False))
 
 
 def test_what_was_packed_is_unpacked():
     found = control.unpack(bytes(page()), SIZE, "x")
     assert found is not None
-    assert (found.nbytes, found.length, found.dtype, found.sparse) == (40, 5, "int64", False)
+    assert (found.nbytes, found.shape, found.dtype, found.sparse) == (40, (5,), "int64", False)
     assert (found.creator_pid, found.creator_start) == control.process_identity()
 
 
 def test_offsets_are_the_documented_ones():
     offsets = {
         "magic": 0, "version": 16, "flags": 20, "nbytes": 24, "length": 32, "dtype": 40,
-        "creator_start": 56, "creator_pid": 64, "reserved": 68, "checksum": 76,
+        "creator_start": 56, "creator_pid": 64, "ndim": 68, "shape": 72, "reserved": 120,
+        "checksum": 124,
         "generation": 128, "writer_start": 136, "writer_pid": 144, "gate": 192, "watchers": 196,
     }  # fmt: skip
     for field, offset in offsets.items():
@@ -54,7 +56,7 @@ def test_a_page_of_something_else_is_no_control_page():
     assert control.unpack(os.urandom(4096), SIZE, "x") is None
 
 
-@pytest.mark.parametrize("offset", range(80))
+@pytest.mark.parametrize("offset", range(128))
 def test_every_byte_that_never_changes_is_watched(offset: int):
     damaged = page()
     damaged[offset] ^= 0x41
@@ -64,9 +66,12 @@ def test_every_byte_that_never_changes_is_watched(offset: int):
 
 def resealed(**fields: object) -> bytes:
     """A page whose checksum is right and whose fields are not."""
-    right = {"magic": control.MAGIC, "version": 1, "nbytes": 40, "length": 5, "dtype": b"int64"}
+    right = {
+        "magic": control.MAGIC, "version": 1, "nbytes": 40, "length": 5, "dtype": b"int64",
+        "ndim": 1, "shape": (5,),
+    }  # fmt: skip
     draft = bytearray(_native.control_to_bytes(**(right | fields)))
-    draft[76:80] = crc32(draft[16:76]).to_bytes(4, sys.byteorder)
+    draft[124:128] = crc32(draft[16:124]).to_bytes(4, sys.byteorder)
     return bytes(draft)
 
 
@@ -81,7 +86,12 @@ def resealed(**fields: object) -> bytes:
         ({"length": 0, "nbytes": 0}, "length is 0"),
         ({"length": 6}, "sizes disagree"),
         ({"nbytes": 2**64 - 8}, "sizes disagree"),
-        ({"nbytes": 8192, "length": 1024}, "another size"),
+        ({"nbytes": 8192, "length": 1024, "shape": (1024,)}, "another size"),
+        ({"ndim": 0}, "0 dimensions"),
+        ({"ndim": 7}, "7 dimensions"),
+        ({"shape": (4,)}, "shape"),
+        ({"ndim": 2, "shape": (5, 0)}, "shape"),
+        ({"ndim": 2, "shape": (2**32, 2**32)}, "shape"),
         ({"length": 2**61 + 5}, "sizes disagree"),
         ({"flags": 2}, "flags"),
     ],
@@ -92,7 +102,7 @@ def test_a_sealed_lie_is_told_by_field(fields: dict[str, object], says: str):
 
 
 @given(
-    edits=st.lists(st.tuples(st.integers(0, 95), st.binary(min_size=1, max_size=16)), max_size=8),
+    edits=st.lists(st.tuples(st.integers(0, 143), st.binary(min_size=1, max_size=16)), max_size=8),
     seal=st.booleans(),
 )
 def test_no_page_whatever_is_in_it_does_more_than_raise(edits: list[tuple[int, bytes]], seal: bool):
@@ -100,12 +110,12 @@ def test_no_page_whatever_is_in_it_does_more_than_raise(edits: list[tuple[int, b
     for offset, junk in edits:
         damaged[offset : offset + len(junk)] = junk
     if seal:
-        damaged[76:80] = crc32(damaged[16:76]).to_bytes(4, sys.byteorder)
+        damaged[124:128] = crc32(damaged[16:124]).to_bytes(4, sys.byteorder)
     try:
         found = control.unpack(bytes(damaged), SIZE, "x")
     except RegionFormatError:
         return
-    assert found is None or found.nbytes == found.length * SIZES[found.dtype] <= SIZE - 4096
+    assert found is None or found.nbytes == prod(found.shape) * SIZES[found.dtype] <= SIZE - 4096
 
 
 def test_attaching_to_damage_tells_and_touches_nothing(name: str):

@@ -10,9 +10,9 @@
 /* ---- control page: the last 4096 bytes of a managed segment -------------- */
 
 /*
- * Native byte order, as both sides are on one host. The first 80 bytes are
+ * Native byte order, as both sides are on one host. The first 128 bytes are
  * written once, before the segment has a name, and never again; `checksum`
- * covers bytes 16 to 75. The fields from `generation` on change all the time
+ * covers bytes 16 to 123.The fields from `generation` on change all the time
  * and stand on cache lines of their own.
  */
 typedef struct {
@@ -24,9 +24,10 @@ typedef struct {
     uint8_t dtype[16];        /*  40  element type's name, padded with NUL       */
     uint64_t creator_start;   /*  56  clock ticks after boot (/proc/PID/stat 22) */
     uint32_t creator_pid;     /*  64  as its own pid namespace counts            */
-    uint32_t reserved[2];     /*  68  zero                                       */
-    uint32_t checksum;        /*  76  CRC-32 of bytes 16 to 75                   */
-    uint8_t pad0[48];
+    uint32_t ndim;            /*  68  dimensions, 1 to 6                         */
+    uint64_t shape[6];        /*  72  elements per dimension; 0 beyond the last  */
+    uint32_t reserved;        /* 120  zero                                       */
+    uint32_t checksum;        /* 124  CRC-32 of bytes 16 to 123                  */
     uint64_t generation;      /* 128  odd: somebody writes, or died writing      */
     uint64_t writer_start;    /* 136  like creator_start, of the last writer; 0: not known */
     uint32_t writer_pid;      /* 144  of the last writer                         */
@@ -64,6 +65,45 @@ int64_t shma_snapshot_after(const shma_snapshot *snapshot);
  * zeroes memory. -EINTR leaves nothing reserved; -ENOSPC the same.
  */
 int32_t shma_segment_reserve(int32_t fd, int64_t size);
+
+/*
+ * Claim one byte of the object behind `fd`, without waiting: an OFD lock, so it ends with
+ * the descriptor at the latest. `kind` is 0 to let go, 1 to share it, 2 to have it alone
+ * (for descriptors that may write). -EWOULDBLOCK: somebody else has it.
+ */
+int32_t shma_segment_claim(int32_t fd, int64_t byte, int32_t kind);
+
+/* ---- System V segment ------------------------------------------------------- */
+
+/* What shmctl(IPC_STAT) says of a segment. */
+typedef struct {
+    uint64_t size;            /* bytes */
+    uint64_t attached;        /* attachments of all processes */
+    uint32_t key;             /* 0: it was removed, and goes with its last attachment */
+    uint32_t uid;             /* of its owner */
+    uint32_t mode;            /* permission bits */
+    uint32_t removed;         /* 1: it was removed */
+} shma_sysv_facts;
+
+/* Make a segment that must not exist yet: its id. `reserve` 0: no memory is set aside. */
+int32_t shma_sysv_create(uint32_t key, uint64_t size, uint32_t mode, int32_t reserve);
+
+/* The id of the segment with that key. -ENOENT: there is none. */
+int32_t shma_sysv_find(uint32_t key);
+
+int32_t shma_sysv_stat(int32_t id, shma_sysv_facts *facts);
+
+/*
+ * Attach the whole segment in place of the range at `address`, which the caller has
+ * mapped, of the segment's size, and unmaps: that detaches it.
+ */
+int32_t shma_sysv_place(int32_t id, void *address, int32_t writable);
+
+/* Copy `size` bytes at `offset`, attaching for a moment. -ERANGE: it is smaller. */
+int32_t shma_sysv_read(int32_t id, uint64_t offset, uint8_t *target, uint64_t size);
+
+/* Remove it: nobody finds it any more, and it goes with its last attachment. */
+int32_t shma_sysv_remove(int32_t id);
 
 /* ---- mapping -------------------------------------------------------------- */
 
