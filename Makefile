@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHIM := $(wildcard shm_async/_shim/*.[ch])
+# the package that shm_typed_array.py stands in for: tests/node is about it
+NODE_STAMP := $(if $(shell command -v node && command -v npm),build/node.stamp)
+export TEST_NODE_DIR := $(CURDIR)/build/node
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
 .PHONY: demo test lint sanitize threads model stress wheel-test bench clean
@@ -12,7 +15,7 @@ C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 demo: $(VENV)/test.stamp
 	$(BIN)/python examples/web_counter.py
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp $(NODE_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp $(VENV)/lint.stamp
@@ -23,7 +26,7 @@ lint: $(VENV)/test.stamp $(VENV)/lint.stamp
 	  $(CC) $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done
 
 # The whole test suite with every memory error and every undefined operation of the shim fatal.
-sanitize: $(VENV)/test.stamp
+sanitize: $(VENV)/test.stamp $(NODE_STAMP)
 	$(MAKE) build/sanitized.stamp
 	cd build/sanitized && \
 	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
@@ -57,7 +60,7 @@ stress: $(VENV)/test.stamp
 	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
 
 # One wheel, made from the sdist, tried on every Python that is here.
-wheel-test: $(VENV)/test.stamp
+wheel-test: $(VENV)/test.stamp $(NODE_STAMP)
 	PYTHON=$(BIN)/python tests/wheel.sh
 
 # What the lock costs, and what its peers cost: see `python -m benchmarks --help`.
@@ -67,6 +70,12 @@ bench: $(VENV)/test.stamp $(VENV)/bench.stamp
 $(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
+
+# where it cannot be had, the tests that need it say so; with CI set they fail
+build/node.stamp: tests/node/install.sh tests/node/package.json tests/node/package-lock.json
+	mkdir -p build
+	if tests/node/install.sh $(TEST_NODE_DIR); then touch $@; \
+	else echo "no shm-typed-array for the interop tests" >&2; test -z "$$CI"; fi
 
 $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'

@@ -6,6 +6,7 @@ root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export TEST_NODE_DIR=$PWD/build/node   # for the interop tests
 
 "$PYTHON" -m pip install -q build
 "$PYTHON" -m build --outdir "$work/dist" . > "$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
