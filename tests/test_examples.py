@@ -106,3 +106,13 @@ def test_threads_and_a_script_count_exactly_and_a_late_one_gets_a_timeout():
     lines = run("threads_and_scripts.py").splitlines()
     assert "10000 in total, 2000 by the child: EXACT" in lines
     assert lines[-1].startswith("LockTimeoutError: [Errno 110] no write lock within 0.1 s")
+
+
+def test_the_two_processes_of_mmap_ipc_read_each_others_message():
+    lines = run("mmap_ipc_two_processes.py").splitlines()
+    assert lines.count("Acquire write lock:") == lines.count("Acquire read lock:") == 2
+    assert [line for line in lines if "process #" in line] == [
+        "Message from process #1",
+        "This is process #2, I got your message!",
+    ]
+    assert "False" not in lines

@@ -1,0 +1,291 @@
+"""The port of mmap-ipc: one object, one lock, for threads and for tasks."""
+
+import fcntl
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from subprocess import CompletedProcess
+
+import anyio
+import anyio.lowlevel
+import pytest
+from conftest import Rival, wait_until
+
+from shm_async import Region, RegionSizeError
+from shm_async.mmap_ipc import AsyncMmapIPC, MmapIPC
+
+BOTH = pytest.mark.parametrize("kind", [MmapIPC, AsyncMmapIPC])
+
+
+@pytest.fixture
+def shared(name: str) -> Iterator[MmapIPC]:
+    with MmapIPC(name, 64) as shared:
+        yield shared
+
+
+@pytest.fixture
+def foreign(shared: MmapIPC) -> Iterator[Rival]:
+    """What the lock looks like to a process that knows flock(2) alone."""
+    rival = Rival(shared.region.name)
+    yield rival
+    rival.close()
+
+
+# ---- the object --------------------------------------------------------------
+
+
+@BOTH
+def test_the_first_creates_the_object_and_the_second_sees_what_it_wrote(kind, name: str):
+    with kind(name, 64) as first, kind(name, 64) as second:
+        first.buffer()[:5] = b"hello"
+        assert bytes(second.buffer()[:5]) == b"hello"
+        assert len(second.buffer()) == 64
+        assert os.stat(f"/dev/shm/{name}").st_size == 64
+
+
+@BOTH
+def test_a_new_object_is_for_its_owner_alone(kind, name: str):
+    with kind(name, 64):
+        assert stat.S_IMODE(os.stat(f"/dev/shm/{name}").st_mode) == 0o600
+
+
+def test_it_maps_what_it_is_told_of_a_larger_object(name: str):
+    with open(f"/dev/shm/{name}", "wb") as file:
+        file.write(bytes(range(100)))
+    with MmapIPC(name, 10) as shared:
+        assert bytes(shared.buffer()) == bytes(range(10))
+
+
+def test_a_smaller_object_is_an_error_and_stays_as_it_is(name: str):
+    with open(f"/dev/shm/{name}", "wb") as file:
+        file.write(b"abc")
+    with pytest.raises(RegionSizeError, match=r"has 3 bytes, not 10: ask for fewer"):
+        MmapIPC(name, 10)
+    with open(f"/dev/shm/{name}", "rb") as file:
+        assert file.read() == b"abc"
+
+
+def test_it_shares_the_data_and_the_generation_of_a_managed_region(region: Region):
+    with MmapIPC(region.name, 16) as shared:
+        shared.acquire_write_lock()
+        assert region.generation == 1
+        shared.buffer()[:8] = (7).to_bytes(8, "little")
+        shared.remove_lock()
+        assert (region.generation, region.buffer[0]) == (2, 7)
+        with pytest.raises(RegionSizeError, match="has 64 bytes, not 65"):
+            MmapIPC(region.name, 65)  # the control page is not for others to write
+
+
+def test_the_name_outlives_every_buffer_and_object(name: str):
+    with MmapIPC(name, 64) as shared:
+        buffer = shared.buffer()
+    del shared
+    assert os.path.exists(f"/dev/shm/{name}")
+    assert buffer[0] == 0  # stale, not a crash
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "64", True, None])
+def test_a_size_that_makes_no_sense_creates_nothing(name: str, size):
+    with pytest.raises((TypeError, ValueError), match="length"):
+        MmapIPC(name, size)
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+# ---- the lock, for threads ---------------------------------------------------
+
+
+def test_removing_a_lock_tells_whether_there_was_one(shared: MmapIPC):
+    assert shared.remove_lock() is False
+    assert shared.acquire_read_lock() is True
+    assert shared.remove_lock() is True
+    assert shared.acquire_write_lock() is True
+    assert shared.remove_lock() is True
+    assert shared.remove_lock() is False
+
+
+def test_a_read_lock_is_a_shared_flock(shared: MmapIPC, foreign: Rival):
+    shared.acquire_read_lock()
+    shared.acquire_read_lock()  # once more is no second lock
+    assert foreign.do("try-shared") == "done"
+    foreign.do("unlock")
+    assert foreign.do("try-exclusive") == "busy"
+    shared.remove_lock()
+    assert foreign.do("try-exclusive") == "done"
+
+
+def test_a_write_lock_is_an_exclusive_flock(shared: MmapIPC, foreign: Rival):
+    shared.acquire_write_lock()
+    assert foreign.do("try-shared") == "busy"
+    shared.remove_lock()
+    assert foreign.do("try-shared") == "done"
+
+
+def test_asking_for_the_other_lock_converts_the_one_that_is_held(shared: MmapIPC, foreign: Rival):
+    shared.acquire_read_lock()
+    shared.acquire_write_lock()
+    assert foreign.do("try-shared") == "busy"
+    shared.acquire_read_lock()
+    assert foreign.do("try-shared") == "done"
+    assert shared.remove_lock() is True
+    assert shared.remove_lock() is False
+
+
+def test_it_blocks_until_another_process_lets_go(shared: MmapIPC, foreign: Rival):
+    foreign.do("exclusive")
+    granted = []
+
+    def work():
+        granted.append(shared.acquire_write_lock())
+        granted.append(shared.remove_lock())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: shared.region.statistics().waiting == 1)
+    assert granted == []
+    foreign.do("unlock")
+    thread.join(10)
+    assert granted == [True, True]
+
+
+def test_threads_exclude_each_other_and_remove_only_their_own_lock(shared: MmapIPC):
+    shared.acquire_write_lock()
+    events = []
+    inside = threading.Event()
+
+    def other():
+        events.append(shared.remove_lock())
+        inside.set()
+        events.append(shared.acquire_write_lock())
+        events.append(shared.remove_lock())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert inside.wait(10)
+    wait_until(lambda: shared.region.statistics().waiting == 1)
+    assert events == [False]
+    shared.remove_lock()
+    thread.join(10)
+    assert events == [False, True, True]
+
+
+def test_a_signal_handlers_exception_ends_the_wait_and_nothing_is_held(
+    shared: MmapIPC, foreign: Rival
+):
+    foreign.do("exclusive")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            shared.acquire_write_lock()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert shared.remove_lock() is False
+    foreign.do("unlock")
+    assert shared.acquire_write_lock() is True
+    assert shared.remove_lock() is True
+
+
+def test_a_child_has_no_lock_and_does_not_reach_its_parents(
+    name: str, run_python: Callable[..., "CompletedProcess[str]"]
+):
+    result = run_python("""
+import os, sys, warnings
+warnings.simplefilter("error")
+from shm_async.mmap_ipc import MmapIPC
+shared = MmapIPC(sys.argv[1], 64)
+shared.acquire_write_lock()
+child = os.fork()
+if child == 0:
+    print("child removes", shared.remove_lock(), flush=True)
+    import fcntl
+    fd = os.open("/dev/shm/" + sys.argv[1], os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("the parent's lock stands", flush=True)
+    shared.close()
+    os._exit(0)
+os.waitpid(child, 0)
+print("parent removes", shared.remove_lock())
+shared.close()
+""")
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        "child removes False",
+        "the parent's lock stands",
+        "parent removes True",
+    ]
+
+
+def test_a_lock_ends_with_its_process(shared: MmapIPC, run_python):
+    run_python("""
+import os, sys
+from shm_async.mmap_ipc import MmapIPC
+MmapIPC(sys.argv[1], 64).acquire_write_lock()
+os._exit(0)
+""")
+    fd = os.open(f"/dev/shm/{shared.region.name}", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(fd)
+
+
+# ---- the lock, for tasks -----------------------------------------------------
+
+
+async def test_tasks_convert_and_remove_as_threads_do(name: str):
+    async with AsyncMmapIPC(name, 64) as shared:
+        rival = Rival(name)
+        try:
+            assert await shared.remove_lock() is False
+            assert await shared.acquire_read_lock() is True
+            assert rival.do("try-exclusive") == "busy"
+            assert await shared.acquire_write_lock() is True
+            assert rival.do("try-shared") == "busy"
+            assert await shared.acquire_read_lock() is True
+            assert rival.do("try-shared") == "done"
+            assert await shared.remove_lock() is True
+            assert await shared.remove_lock() is False
+        finally:
+            rival.close()
+
+
+async def test_tasks_of_one_object_exclude_each_other(name: str):
+    inside = 0
+    async with AsyncMmapIPC(name, 64) as shared:
+
+        async def work() -> None:
+            nonlocal inside
+            await shared.acquire_write_lock()
+            inside += 1
+            assert inside == 1
+            await anyio.lowlevel.checkpoint()
+            assert inside == 1
+            inside -= 1
+            assert await shared.remove_lock() is True
+
+        async with anyio.create_task_group() as group:
+            for _ in range(10):
+                group.start_soon(work)
+
+
+async def test_a_cancelled_wait_has_no_lock(name: str):
+    async with AsyncMmapIPC(name, 64) as shared:
+        rival = Rival(name)
+        try:
+            rival.do("exclusive")
+            with anyio.move_on_after(0.05) as scope:
+                await shared.acquire_write_lock()
+            assert scope.cancelled_caught
+            assert await shared.remove_lock() is False
+            rival.do("unlock")
+            assert rival.do("try-exclusive") == "done"
+            rival.do("unlock")
+            assert await shared.acquire_write_lock() is True
+        finally:
+            rival.close()
