@@ -1,0 +1,328 @@
+"""The port of shm-typed-array on its own; test_interop_node.py compares it with the original."""
+
+import os
+import signal
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from peers import segment_of
+
+from shm_async import RegionClosedError
+from shm_async import shm_typed_array as shm
+from shm_async.shared_array import SharedArray
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_attached() -> Iterator[None]:
+    yield
+    shm.detach_all()
+    for key in list(shm._known):
+        shm.destroy(key)
+    assert (shm.get_total_size(), shm.get_total_created_size()) == (0, 0)
+
+
+def made(*arguments: Any) -> SharedArray:
+    array = shm.create(*arguments)
+    assert array is not None
+    return array
+
+
+def got(*arguments: Any) -> SharedArray:
+    array = shm.get(*arguments)
+    assert array is not None
+    return array
+
+
+# ---- arrays ------------------------------------------------------------------
+
+
+def test_an_array_is_indexed_sliced_assigned_and_iterated(name: str):
+    array = made(6, "Int16Array", name)
+    array[0] = -5
+    array[-1] = 7
+    array[1:4] = [1, 2, 3]
+    assert (array[0], array[5], len(array)) == (-5, 7, 6)
+    assert list(array) == [-5, 1, 2, 3, 0, 7]
+    assert array[1:4].tolist() == [1, 2, 3]
+    array[::2] = (10, 20, 30)
+    assert list(array) == [10, 1, 20, 3, 30, 7]
+    assert 30 in array
+    with pytest.raises(IndexError):
+        array[6]
+    with pytest.raises(IndexError):
+        array[-7] = 1
+
+
+def test_a_slice_is_the_same_memory(name: str):
+    array = made(4, "Float32Array", name)
+    array[1:3][0] = 0.5
+    assert array[1] == 0.5
+
+
+@pytest.mark.parametrize("type_key", shm.BufferType)
+def test_it_is_a_true_buffer_of_its_element_type(name: str, type_key: str):
+    array = made(4, type_key, name)
+    array[2] = 7
+    view = memoryview(array)
+    assert (view.shape, view.readonly, view.format.lstrip("<")) == ((4,), False, array[:].format)
+    assert view.tobytes() == bytes(array[:])
+    assert np.asarray(array)[2] == 7
+    np.asarray(array)[3] = 5
+    assert array[3] == 5
+    assert array[:][3] == 5  # a memoryview that every Python can index
+    struct.pack_into("B", array, 0, 1)
+    assert bytes(array[:])[0] == 1
+
+
+def test_a_store_takes_buffers_of_its_type_and_numbers_from_others(name: str):
+    array = made(3, "Float64Array", name)
+    array[:] = np.array([1.5, 2.5, 3.5])
+    assert list(array) == [1.5, 2.5, 3.5]
+    array[:] = np.array([1, 2, 3], dtype="int16")
+    assert list(array) == [1.0, 2.0, 3.0]
+    letters = made(3)
+    letters[:] = b"abc"
+    assert bytes(letters[:]) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("type_key", "value"),
+    [
+        ("Buffer", 256),
+        ("Uint8Array", -1),
+        ("Int8Array", 128),
+        ("Uint16Array", 65536),
+        ("Int32Array", 2**31),
+        ("Uint32Array", 2.5),
+        ("Float32Array", "1"),
+        ("Float64Array", None),
+    ],
+)
+def test_what_does_not_fit_is_structs_error_and_stores_nothing(name: str, type_key: str, value):
+    array = made(2, type_key, name)
+    with pytest.raises(struct.error):
+        array[0] = value
+    with pytest.raises(struct.error):
+        array[:] = [1, value]
+    assert list(array) == [0, 0]
+
+
+def test_another_number_of_values_is_an_error_that_says_so(name: str):
+    array = made(4, "Buffer", name)
+    with pytest.raises(ValueError, match="not as many values as the slice has"):
+        array[:2] = [1, 2, 3]
+    assert list(array) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [(-0.5, 0), (0.5, 0), (1.5, 2), (254.5, 254), (1000, 255), (float("inf"), 255), (-9, 0)],
+)
+def test_a_clamped_array_clamps_and_rounds_half_to_even(name: str, value: float, stored: int):
+    array = made(2, "Uint8ClampedArray", name)
+    array[0] = value
+    array[1:] = [value]
+    assert list(array) == [stored, stored]
+
+
+def test_a_detached_array_says_so_and_its_views_are_stale_but_no_crash(name: str):
+    array = made(4, "Uint32Array", name)
+    array[0] = 7
+    views = [memoryview(array).cast("B"), array[:], np.asarray(array)]
+    shm.detach(name)
+    for use in (lambda: array[0], lambda: array[:], lambda: list(array)):
+        with pytest.raises(RegionClosedError, match="is detached: get it again"):
+            use()
+    with pytest.raises(RegionClosedError, match="is detached: get it again"):
+        array[0] = 1
+    for view in views:
+        bytes(view)
+        view[0] = 1
+    assert got(name, "Uint32Array")[0] == 7  # those stores went nowhere
+
+
+def test_an_array_says_what_it_is(name: str):
+    array = made(4, "Uint32Array", f"/{name}")
+    assert repr(array) == f"<Uint32Array of 4 elements, key '/{name}'>"
+    assert type(array).__name__ == array.type_key == "Uint32Array"
+
+
+# ---- calls -------------------------------------------------------------------
+
+
+def test_a_name_is_the_same_with_and_without_its_slash(name: str):
+    made(4, "Buffer", name)
+    assert shm.create(4, "Buffer", f"/{name}") is None
+    assert shm.detach(f"/{name}") == 1
+    assert shm.destroy(name)
+
+
+def test_every_attachment_of_the_process_ends_with_detach(sysv_key: int):
+    arrays = [made(8, "Buffer", sysv_key), got(sysv_key), got(sysv_key, "Float64Array")]
+    assert shm.get_total_size() == 24
+    assert (segment_of(sysv_key) or {})["nattch"] == 3
+    assert shm.detach(sysv_key) == 0
+    assert segment_of(sysv_key) is None
+    assert all(array.region.closed for array in arrays)
+
+
+def test_a_new_segment_of_the_same_key_is_not_taken_for_the_old_one(sysv_key: int, run_python):
+    made(8, "Buffer", sysv_key)
+    run_python(
+        "import sys; from shm_async import shm_typed_array as s; s.destroy(int(sys.argv[2]))",
+        str(sysv_key),
+    )
+    assert segment_of(sysv_key) is None
+    fresh = made(16, "Buffer", sysv_key)
+    assert len(fresh) == 16
+    assert shm.detach(sysv_key) == 0
+
+
+@pytest.mark.parametrize(
+    ("perm", "mode"), [(0o600, 0o600), ("600", 0o600), ("660", 0o660), (0o644, 0o644)]
+)
+def test_permissions_are_octal_digits_or_an_int(name: str, sysv_key: int, perm, mode: int):
+    made(1, "Buffer", name, perm)
+    made(1, "Buffer", sysv_key, perm)
+    assert stat.S_IMODE(os.stat(f"/dev/shm/{name}").st_mode) == mode
+    assert (segment_of(sysv_key) or {})["perms"] & 0o777 == mode
+    shm.destroy(name)
+
+
+@pytest.mark.parametrize("perm", ["abc", "", "999", "0o600", 660, -1, 1.5, None, True, "-1"])
+def test_permissions_that_make_no_sense_create_nothing(name: str, perm):
+    with pytest.raises((ValueError, TypeError), match="perm|mode"):
+        shm.create(1, "Buffer", name, perm)
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "3", None, True, shm.LENGTH_MAX + 1])
+def test_counts_that_make_no_sense_create_nothing(name: str, count):
+    with pytest.raises((ValueError, TypeError), match="count"):
+        shm.create(count, "Buffer", name)
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+@pytest.mark.parametrize("key", [0, -1, 2**32 - 1, 1.5, True, b"name", "", "/", "/a/b", ".."])
+@pytest.mark.parametrize("call", [shm.get, shm.detach, shm.destroy])
+def test_keys_that_make_no_sense_are_refused_by_every_call(call, key):
+    with pytest.raises((ValueError, TypeError)):
+        call(key)
+
+
+@pytest.mark.parametrize("type_key", ["Nope", "", None, 3, "toString"])
+def test_an_unknown_type_key_is_refused_and_the_known_ones_are_named(name: str, type_key):
+    with pytest.raises(ValueError, match="unknown type key .*Float64Array"):
+        shm.create(1, type_key, name)
+    with pytest.raises(ValueError, match="unknown type key"):
+        shm.get(name, type_key)
+    assert not os.path.exists(f"/dev/shm/{name}")
+
+
+# ---- exits, forks, signals -----------------------------------------------------
+
+
+def test_a_childs_exit_destroys_nothing_that_its_parent_has(name: str, run_python, sysv_key: int):
+    result = run_python(
+        """
+import os, sys
+from shm_async import shm_typed_array as shm
+key = int(sys.argv[2])
+array = shm.create(4, "Buffer", key)
+child = os.fork()
+if child == 0:
+    array[0] = 7
+    sys.exit(0)  # with its clean-up
+os.waitpid(child, 0)
+again = shm.get(key)
+print(again is not None and again[0], shm.get_total_created_size())
+""",
+        str(sysv_key),
+    )
+    assert result.stderr == ""
+    assert result.stdout == "7 4\n"
+    assert segment_of(sysv_key) is None
+
+
+def test_a_child_that_outlives_its_parent_destroys_what_it_was_the_last_to_have(
+    run_python, sysv_key: int
+):
+    result = run_python(
+        """
+import os, sys
+from shm_async import shm_typed_array as shm
+key = int(sys.argv[2])
+array = shm.create(4, "Buffer", key)
+read_end, write_end = os.pipe()
+if os.fork() == 0:
+    os.close(write_end)
+    os.read(read_end, 1)  # until the parent is gone
+    print("child has", array[0], shm.detach(key), flush=True)
+    os._exit(0)
+array[0] = 9
+sys.stdout.flush()
+""",
+        str(sysv_key),
+    )
+    assert result.stdout == "child has 9 0\n"
+    assert segment_of(sysv_key) is None
+
+
+SIGNALLED = """
+import os, signal, sys
+from shm_async import shm_typed_array as shm
+def mine(*_):
+    print("mine ran", flush=True)
+    os._exit(3)
+if sys.argv[2] == "handler":
+    signal.signal(signal.SIGTERM, mine)
+elif sys.argv[2] == "ignored":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+shm.create(4, "Buffer", int(sys.argv[1]))
+shm.cleanup_on_signals()
+shm.cleanup_on_signals()
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def signalled(key: int, kind: str, number: signal.Signals) -> tuple[str, int]:
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(key), kind],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert segment_of(key) is not None
+        process.send_signal(number)
+        return process.communicate("\n", timeout=20)[0], process.returncode
+
+
+def test_a_deadly_signal_cleans_up_and_still_kills(sysv_key: int):
+    assert signalled(sysv_key, "default", signal.SIGTERM) == ("", -signal.SIGTERM)
+    assert segment_of(sysv_key) is None
+
+
+def test_ctrl_c_cleans_up_and_is_still_a_keyboard_interrupt(sysv_key: int):
+    printed, code = signalled(sysv_key, "default", signal.SIGINT)
+    assert (printed, code) == ("", -signal.SIGINT)
+    assert segment_of(sysv_key) is None
+
+
+def test_the_handler_that_was_there_runs_after_the_clean_up(sysv_key: int):
+    assert signalled(sysv_key, "handler", signal.SIGTERM) == ("mine ran\n", 3)
+    assert segment_of(sysv_key) is None
+
+
+def test_a_signal_that_was_ignored_stays_ignored(sysv_key: int):
+    assert signalled(sysv_key, "ignored", signal.SIGTERM) == ("", 0)
+    assert segment_of(sysv_key) is None  # by the end of the program
