@@ -40,6 +40,7 @@ __all__ = [
     "control_from_bytes",
     "control_generation",
     "control_to_bytes",
+    "discard",
     "lock_begin",
     "lock_bind",
     "lock_commit",
@@ -197,6 +198,11 @@ def address_of(memory: mmap) -> Address:
 def place(address: Address, size: int, fd: int, *, writable: bool, name: str) -> None:
     """Map the first `size` bytes of `fd` in place of the private range at `address`."""
     check(lib.shma_mapping_place(address, size, fd, writable), f"map {size} bytes", name)
+
+
+def discard(address: Address, size: int, *, writable: bool, name: str) -> None:
+    """Put private zeros in place of what is mapped at `address`."""
+    check(lib.shma_mapping_discard(address, size, writable), f"unmap {size} bytes", name)
 
 
 def lock_memory(address: Address, size: int) -> int:

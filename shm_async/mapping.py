@@ -45,6 +45,10 @@ class Mapping:
         start = self.size - _native.CONTROL_SIZE + _native.GATE_HINT
         return memoryview(self.memory)[start : start + 4].cast("I").toreadonly()
 
+    def discard(self) -> None:
+        """Let go of the object although views are left: from now on they see private zeros."""
+        _native.discard(self.address, self.size, writable=not self.readonly, name=self.name)
+
     def lock_memory(self) -> None:
         """Keep every page in memory once it has been touched (mlock2 with MLOCK_ONFAULT).
 

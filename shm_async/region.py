@@ -298,17 +298,24 @@ class Region(Snapshots):
 
     # ---- end -------------------------------------------------------------------
 
-    def close(self) -> None:
+    def close(self, *, discard: bool = False) -> None:
         """Let go of the region; it goes on existing. Closing twice is fine. Never blocks.
 
         Tasks and threads that wait for its lock get RegionClosedError, threads
         within a tenth of a second. Who holds a lock keeps it until released. The
         memory is given back as soon as no view of it is left.
+
+        Args:
+            discard: give the memory back at once. Views that are left, those of locks that are
+                still held, too, are not of the region any more: they turn into private zeros.
         """
         if not self._closing.acquire(blocking=False):
             return
+        mapping = self._usable().mapping
         _open_regions.discard(self)
         self._end_locks()
+        if discard:
+            mapping.discard()
         self._control = None
         self._segment.close()
 

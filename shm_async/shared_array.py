@@ -26,7 +26,7 @@ Number: TypeAlias = int | float
 
 def clamp(value: Number) -> int:
     """Store what Uint8ClampedArray stores: 0 to 255, halves to even, NaN as 0."""
-    return 0 if value != value else round(min(max(value, 0), 255))  # noqa: PLR0124
+    return 0 if value != value else round(min(max(value, 0), 255))
 
 
 def as_it_is(value: Number) -> Number:
@@ -73,7 +73,7 @@ class SharedArray:
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
         """An element, or a memoryview of some."""
         try:
-            return self._view[index]  # type: ignore[index]  # memoryview has overloads
+            return self._view[index]
         except ValueError:
             raise self._refused() from None
 
@@ -90,7 +90,7 @@ class SharedArray:
             fitting = self._stored(value)
             struct.pack(self._code, fitting)
         try:
-            self._view[index] = fitting  # type: ignore[index]  # memoryview has overloads
+            self._view[index] = fitting
         except ValueError:
             raise self._refused() from None
 

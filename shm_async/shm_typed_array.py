@@ -26,7 +26,7 @@ destroys a segment that its parent, or anybody else, is attached to.
 import atexit
 import logging
 import os
-import secrets
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ LENGTH_MAX = 2**32 - 1
 #: Every type key, with the number that the original gives it.
 BufferType = {type_key: number for number, type_key in enumerate(TYPES)}
 
+KEY_MAX = 2**32 - 2
 HEADER = 8  # bytes in front of a POSIX object's data
 
 logger = logging.getLogger(__package__)
@@ -74,10 +75,19 @@ class _Known:
     def bytes_attached(self) -> int:
         return sum(_bytes_of(region) for region, _ in self.attached)
 
+    def attachments(self) -> int:
+        """How many a System V segment has left, -1 if it is gone; always 1 for a POSIX object."""
+        if self.last.key is None:
+            return 1
+        try:
+            return self.last.attachments or 0
+        except RegionNotFoundError:
+            return -1
+
     def let_go(self) -> None:
         while self.attached:
             region, view = self.attached.pop()
-            region.close()
+            region.close(discard=True)
             view.release()
 
 
@@ -147,9 +157,9 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
     object only if asked to.
 
     Returns:
-        0: it was destroyed. 1 or more: it was not; how many other attachments a System V segment
-        has, always 1 for a POSIX object. -1: there is no such segment, or it is
-        not known here and need not be destroyed.
+        0: it was destroyed. 1 or more: it was not; how many attachments others have to a System V
+        segment, always 1 for a POSIX object. -1: there is no such segment, or this process
+        never had it and is not to destroy it.
 
     Raises:
         PermissionError: another user's, so not ours to destroy. ValueError, TypeError: no key.
@@ -159,11 +169,11 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
     if known is None:
         return _destroy_unknown(key) if force_destroy else -1
     known.let_go()
-    left = 1 if isinstance(key, str) else _attachments(known.last)
-    if left and not force_destroy:
+    left = known.attachments()
+    if left > 0 and not force_destroy:
         return left
     _known.pop(key, None)
-    return _unlink(known.last)
+    return _unlink(known.last) if left >= 0 else -1
 
 
 def destroy(key: int | str) -> bool:
@@ -172,8 +182,19 @@ def destroy(key: int | str) -> bool:
 
 
 def detach_all() -> int:
-    """Detach everything; return how many System V segments that destroyed. It runs at exit, too."""
-    return sum(isinstance(key, int) and detach(key) == 0 for key in list(_known))
+    """Detach everything, and return how many System V segments that destroyed.
+
+    It runs at exit, too. What cannot be destroyed is logged, and the rest goes on.
+    """
+    return sum(_detach_or_log(key) == 0 and isinstance(key, int) for key in list(_known))
+
+
+def _detach_or_log(key: int | str) -> int:
+    try:
+        return detach(key)
+    except OSError as error:
+        logger.warning("cannot destroy the segment %r: %s", key, error)
+        return -1
 
 
 def get_total_size() -> int:
@@ -184,3 +205,114 @@ def get_total_size() -> int:
 def get_total_created_size() -> int:
     """Bytes that this process has created and not destroyed, headers included."""
     return sum(known.created for known in list(_known.values()))
+
+
+# ---- exits, signals, forks -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _CleansUp:
+    """A signal handler that detaches everything, and then does what was done before."""
+
+    before: Callable[[int, FrameType | None], Any] | signal.Handlers
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        detach_all()
+        if callable(self.before):
+            self.before(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def cleanup_on_signals(*numbers: signal.Signals) -> None:
+    """Run `detach_all` when one of these signals comes, SIGTERM and SIGINT if none is given.
+
+    The handler that was there runs afterwards; where there was none the signal still kills.
+    A signal that is ignored stays ignored. Once they came, the arrays are detached:
+    ask for it where these signals mean the end. For the main thread; doing it twice is fine.
+    """
+    for number in numbers or (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if before == signal.SIG_IGN or before is None or isinstance(before, _CleansUp):
+            continue  # None: somebody's who is not Python's
+        signal.signal(number, _CleansUp(before))  # type: ignore[arg-type]  # an int is a Handlers
+
+
+def _after_fork_in_child() -> None:
+    for known in _known.values():
+        known.created = 0  # its parent's
+
+
+atexit.register(detach_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# ---- steps ---------------------------------------------------------------------
+
+
+def _array(region: Region, type_key: str, *, created: int) -> SharedArray:
+    """Make the array, and know of it from now on."""
+    array, view = make(region, f"/{region.name}" if region.key is None else region.key, type_key)
+    known = _known.setdefault(_check_key(array.key), _Known(region))
+    known.last = region  # a new segment of an old key: the old one was destroyed by somebody
+    known.created = created or known.created
+    known.attached.append((region, view))
+    return array
+
+
+def _bytes_of(region: Region) -> int:
+    return region.nbytes + (HEADER if region.layout == "sized" else 0)
+
+
+def _destroy_unknown(key: int | str) -> int:
+    try:
+        region = Region.attach(key, layout="raw", readonly=True)
+    except RegionNotFoundError:
+        return -1
+    with region:
+        return _unlink(region)
+
+
+def _unlink(region: Region) -> int:
+    try:
+        region.unlink()
+    except RegionNotFoundError:
+        return -1
+    return 0
+
+
+def _check_type_key(type_key: str) -> None:
+    if not isinstance(type_key, str) or type_key not in TYPES:
+        raise ValueError(f"unknown type key {type_key!r}: choose one of {', '.join(TYPES)}")
+
+
+def _check_count(count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"count must be an int, not {type(count).__name__}")
+    if not 1 <= count <= LENGTH_MAX:
+        raise ValueError(f"count must be between 1 and {LENGTH_MAX}, not {count}")
+    return count
+
+
+def _check_perm(perm: int | str) -> int:
+    if isinstance(perm, bool) or not isinstance(perm, int | str):
+        raise TypeError(f"perm must be an int or a str, not {type(perm).__name__}")
+    if isinstance(perm, str):
+        if not re.fullmatch("[0-7]{1,3}", perm):
+            raise ValueError(f"perm must be up to three octal digits such as '660', not {perm!r}")
+        return int(perm, 8)
+    if not 0 <= perm <= 0o777:
+        raise ValueError(f"perm must be between 0 and 0o777, not {perm}: write 0o660 or '660'")
+    return perm
+
+
+def _check_key(key: int | str) -> int | str:
+    """The key as it is known by: a name without its slash."""
+    if isinstance(key, str):
+        return segment.check_name(key)
+    if isinstance(key, bool) or not isinstance(key, int):
+        raise TypeError(f"key must be an int or a str, not {type(key).__name__}")
+    if not 1 <= key <= KEY_MAX:
+        raise ValueError(f"key must be between 1 and {KEY_MAX}, not {key}")
+    return key

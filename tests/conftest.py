@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from peers import fresh_key, remove_segment, segment_of
 
 from shm_async import Region
 
@@ -213,3 +214,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.001)
+
+
+@pytest.fixture
+def sysv_key() -> Iterator[int]:
+    """A key that nobody else uses, and proof that its segment is gone in the end."""
+    key = fresh_key()
+    yield key
+    left = segment_of(key)
+    remove_segment(key)
+    assert left is None, f"the segment of key {key} was left"

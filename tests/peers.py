@@ -1,5 +1,6 @@
 """Node with the real shm-typed-array, driven by lines of JSON, and System V keys for tests."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+import sysv_ipc
 
 ROOT = Path(__file__).parent.parent
 NODE_DIR = Path(os.environ.get("TEST_NODE_DIR", ROOT / "build" / "node"))
@@ -158,8 +160,16 @@ def segments() -> list[dict[str, int]]:
     head, *rows = Path("/proc/sysvipc/shm").read_text().splitlines()
     names = head.split()
     found = [dict(zip(names, map(int, row.split()), strict=True)) for row in rows]
-    return [{**row, "key": row["key"] & 0xFFFFFFFF} for row in found]
+    return [
+        {**row, "key": row["key"] & 0xFFFFFFFF, "perms": int(str(row["perms"]), 8)} for row in found
+    ]
 
 
 def segment_of(key: int) -> dict[str, int] | None:
     return next((row for row in segments() if row["key"] == key), None)
+
+
+def remove_segment(key: int) -> None:
+    """Remove what a failed test left."""
+    with contextlib.suppress(sysv_ipc.ExistentialError):
+        sysv_ipc.remove_shared_memory(sysv_ipc.SharedMemory(key).id)

@@ -36,12 +36,15 @@ def node() -> Iterator[Peer]:
 
 
 @pytest.fixture
-def key(kind: str, name: str, sysv_key: int) -> int | str:
-    return f"/{name}" if kind == "posix" else sysv_key
+def key(kind: str, request: pytest.FixtureRequest) -> int | str:
+    if kind == "posix":
+        return "/" + str(request.getfixturevalue("name"))
+    return int(request.getfixturevalue("sysv_key"))
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_attached() -> Iterator[None]:
+def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
+    """It ends before the fixture that it asks for: that one then finds the key free again."""
     yield
     shm.detach_all()
     for key in list(shm._known):

@@ -419,3 +419,17 @@ assert len(os.listdir("/proc/self/task")) == 1
 def test_a_region_left_open_at_exit_is_no_noise(run_python):
     done = run_python("import sys, shm_async; r = shm_async.Region.create(sys.argv[1], 1)")
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_closing_with_discard_gives_the_memory_back_at_once_and_blanks_the_views(region: Region):
+    region.buffer[0] = 7
+    attached = Region.attach(region.name)
+    views = [attached.buffer, attached.buffer[:2], np.asarray(attached.buffer)]
+    maps = Path("/proc/self/maps")
+    assert f"/dev/shm/{region.name}\n" in maps.read_text()
+    attached.close(discard=True)
+    assert f"/dev/shm/{region.name}\n" not in maps.read_text()
+    for view in views:
+        assert view[0] == 0
+        view[0] = 9  # goes nowhere
+    assert region.buffer[0] == 7

@@ -19,7 +19,8 @@ from shm_async.shared_array import SharedArray
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_attached() -> Iterator[None]:
+def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
+    """It ends before the fixture that it asks for: that one then finds the key free again."""
     yield
     shm.detach_all()
     for key in list(shm._known):

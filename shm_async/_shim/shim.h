@@ -113,6 +113,12 @@ int32_t shma_sysv_remove(int32_t id);
  */
 int32_t shma_mapping_place(void *address, uint64_t size, int32_t fd, int32_t writable);
 
+/*
+ * Put private zeros in place of what is mapped at `address`: the object is let go, and who
+ * still looks there sees zeros. One step: there is never a hole, nor a fault.
+ */
+int32_t shma_mapping_discard(void *address, uint64_t size, int32_t writable);
+
 /* mlock2(MLOCK_ONFAULT); undone when the range is unmapped. */
 int32_t shma_mapping_lock(void *address, uint64_t size);
 
