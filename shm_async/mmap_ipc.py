@@ -9,6 +9,9 @@ flock(2). What differs, and why:
   until ``region.unlink()``.
 * A new object is for its owner alone (0o600). mmap-ipc makes it 0o777 less the umask.
 * Its memory is reserved, so a full /dev/shm is an OSError at the start, never a SIGBUS.
+* On a managed region whose last writer died inside, locks are an OwnerDiedError, until
+  ``region.write_lock(recover=True)`` has made it sound. Objects made by this module or by
+  mmap-ipc are raw: there nobody can tell.
 * A `size` that the object does not have is a RegionSizeError; mmap-ipc maps what is not there.
 * ``lock_memory=True`` fails loudly where the kernel refuses; mmap-ipc ignores that.
 * A lock belongs to the thread, or task, that took it. In mmap-ipc it belongs to the object,
@@ -141,7 +144,7 @@ class MmapIPC(_Shared):
         Signal handlers run, and what they raise (Ctrl-C) ends the wait.
 
         Raises:
-            RegionClosedError, RegionSizeError, RuntimeError: as for a region's locks.
+            RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
         """
         held = self._held()
         if held is None:
@@ -158,7 +161,7 @@ class MmapIPC(_Shared):
         When it upgrades while others read, somebody may have written in between: read again.
 
         Raises:
-            RegionClosedError, RegionSizeError, RuntimeError: as for a region's locks.
+            RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
         """
         held = self._held()
         if held is None:
@@ -200,7 +203,7 @@ class AsyncMmapIPC(_Shared):
         """Wait until the read lock is granted; a write lock is downgraded. True, or an exception.
 
         Raises:
-            RegionClosedError, RegionSizeError, RuntimeError: as for a region's locks.
+            RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
         """
         held = self._held()
         if held is None:
@@ -216,7 +219,7 @@ class AsyncMmapIPC(_Shared):
         Whoever is cancelled while upgrading has no lock any more.
 
         Raises:
-            RegionClosedError, RegionSizeError, RuntimeError: as for a region's locks.
+            RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
         """
         held = self._held()
         if held is None:

@@ -35,6 +35,7 @@ from typing import Any
 
 from . import segment
 from .errors import RegionExistsError, RegionNotFoundError
+from .layouts import Layout
 from .region import Region
 from .shared_array import TYPES, SharedArray, make
 
@@ -142,7 +143,7 @@ def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
         ValueError, TypeError: an argument makes no sense.
     """
     _check_type_key(type_key)
-    layout = "sized" if isinstance(key, str) else "raw"
+    layout: Layout = "sized" if isinstance(key, str) else "raw"
     try:
         region = Region.attach(key, dtype=TYPES[type_key][0], layout=layout)
     except RegionNotFoundError:

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 from conftest import Rival, wait_until
 
-from shm_async import Region, RegionSizeError
+from shm_async import OwnerDiedError, Region, RegionSizeError
 from shm_async.mmap_ipc import AsyncMmapIPC, MmapIPC
 
 BOTH = pytest.mark.parametrize("kind", [MmapIPC, AsyncMmapIPC])
@@ -76,6 +76,24 @@ def test_it_shares_the_data_and_the_generation_of_a_managed_region(region: Regio
         assert (region.generation, region.buffer[0]) == (2, 7)
         with pytest.raises(RegionSizeError, match="has 64 bytes, not 65"):
             MmapIPC(region.name, 65)  # the control page is not for others to write
+
+
+def test_a_managed_regions_dead_writer_is_told_of(region: Region, run_python):
+    run_python("""
+import os, sys
+from shm_async.mmap_ipc import MmapIPC
+shared = MmapIPC(sys.argv[1], 64)
+shared.acquire_write_lock()
+os._exit(0)
+""")
+    with MmapIPC(region.name, 64) as shared:
+        with pytest.raises(OwnerDiedError):
+            shared.acquire_read_lock()
+        assert shared.remove_lock() is False
+        with shared.region.write_lock(recover=True):
+            pass
+        assert shared.acquire_read_lock() is True
+        assert shared.remove_lock() is True
 
 
 def test_the_name_outlives_every_buffer_and_object(name: str):
@@ -227,7 +245,8 @@ def test_a_lock_ends_with_its_process(shared: MmapIPC, run_python):
     run_python("""
 import os, sys
 from shm_async.mmap_ipc import MmapIPC
-MmapIPC(sys.argv[1], 64).acquire_write_lock()
+shared = MmapIPC(sys.argv[1], 64)
+shared.acquire_write_lock()
 os._exit(0)
 """)
     fd = os.open(f"/dev/shm/{shared.region.name}", os.O_RDWR)
