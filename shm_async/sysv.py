@@ -388,6 +388,9 @@ def _known_companion(
         fd = _open(_path(key), readonly)
     except FileNotFoundError:
         return None
+    except OSError:
+        segment.check_kind(companion_of(key), os.lstat(_path(key)).st_mode)  # a better answer
+        raise
     try:
         found = os.fstat(fd)
         segment.check_kind(companion_of(key), found.st_mode)

@@ -59,7 +59,9 @@ def test_anything_with_an_index_is_a_length():
     assert elements.check_length(numpy.int64(3)) == 3
 
 
-@pytest.mark.parametrize("dtype", ["", "uint9", "UINT8", "Z", "float128", "int", "float32array", "<Z"])
+@pytest.mark.parametrize(
+    "dtype", ["", "uint9", "UINT8", "Z", "float128", "int", "float32array", "<Z"]
+)
 def test_unknown_dtypes_are_refused_and_the_known_ones_named(dtype: str):
     with pytest.raises(ValueError, match="unknown dtype.*uint8"):
         elements.check_dtype(dtype)
