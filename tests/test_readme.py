@@ -31,4 +31,5 @@ def test_the_readmes_code_does_what_it_says():
         "True",
         "100 -100",
         "1 0 0.0",
+        "7 1",
     ]
