@@ -6,12 +6,14 @@ import errno
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sysv_ipc
 from conftest import our_descriptors
 
 from shm_async import (
@@ -219,7 +221,13 @@ from shm_async import Region, _native
 region = Region.attach(int(sys.argv[1]), readonly=True)
 ctypes.memset(int(_native.ffi.cast("intptr_t", region._opener.mapping.address)), 0, 1)
 """
-        done = subprocess.run([sys.executable, "-c", program, str(key)], timeout=30, check=False)
+        sanitizer = os.environ.get("ASAN_OPTIONS", "")  # would catch the signal and exit with 1
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(key)],
+            env={**os.environ, "ASAN_OPTIONS": f"{sanitizer}:handle_segv=0"},
+            timeout=30,
+            check=False,
+        )
         assert done.returncode == -signal.SIGSEGV  # the kernel refuses the store
         assert region.buffer[0] == 9
         region.unlink()
@@ -364,6 +372,34 @@ def test_a_part_of_a_foreign_segment_can_be_used(key: int):
             finally:
                 remove(key ^ 1)
         region.unlink()
+
+
+@pytest.mark.parametrize("layout", ["managed", "raw"])
+def test_sysv_ipc_reads_what_we_write_and_we_what_it_writes(key: int, layout):
+    with Region.create(key, 8, layout=layout) as region:
+        theirs = sysv_ipc.SharedMemory(key)
+        assert (theirs.id, theirs.number_attached, region.attachments) == (region.id, 2, 2)
+        with region.write_lock() as view:
+            view[:3] = b"abc"
+        assert theirs.read(3) == b"abc"
+        theirs.write(b"xyz", offset=5)
+        with region.read_lock() as view:
+            assert view[5:].tobytes() == b"xyz"
+        theirs.detach()
+        assert region.attachments == 1
+        region.unlink()
+
+
+def test_we_attach_to_what_sysv_ipc_made(key: int):
+    theirs = sysv_ipc.SharedMemory(key, sysv_ipc.IPC_CREX, size=24, mode=0o600)
+    with Region.attach(key, dtype="float64") as region:
+        assert (region.shape, region.id) == ((3,), theirs.id)
+        with region.write_lock() as view:
+            view[2] = 2.5
+        assert struct.unpack_from("d", theirs.read(24), 16) == (2.5,)
+        theirs.remove()
+        assert not region.linked
+    theirs.detach()
 
 
 # ---- creation in steps ---------------------------------------------------------------
