@@ -7,7 +7,17 @@ from cffi import FFI
 SHIM = "shm_async/_shim"  # relative, as sdist and wheel builds want it
 SOURCES = [
     f"{SHIM}/{name}.c"
-    for name in ("interrupt", "segment", "sysv", "mapping", "gate", "flock", "copies", "waiter")
+    for name in (
+        "interrupt",
+        "segment",
+        "sysv",
+        "mapping",
+        "gate",
+        "flock",
+        "copies",
+        "watch",
+        "waiter",
+    )
 ]
 HEADERS = [f"{SHIM}/{name}.h" for name in ("shim", "lock", "interrupt")]
 

@@ -33,6 +33,8 @@ __all__ = [
     "LockHandle",
     "Snapshot",
     "SysvFacts",
+    "WatchCloser",
+    "WatchHandle",
     "address_of",
     "check",
     "claim",
@@ -75,6 +77,12 @@ __all__ = [
     "waiter_fd",
     "waiter_finish",
     "waiter_start",
+    "watch_add",
+    "watch_join",
+    "watch_look",
+    "watch_open",
+    "watch_read",
+    "watch_remove",
 ]
 
 Address: TypeAlias = Any  #: an address range; keeps it mapped
@@ -83,6 +91,8 @@ LockHandle: TypeAlias = Any  #: a ``shma_lock *``, its memory ours
 SysvFacts: TypeAlias = Any  #: a ``shma_sysv_facts *``
 Snapshot: TypeAlias = Any  #: a ``shma_snapshot *``
 LockCloser: TypeAlias = Any  #: closes a lock when the last reference dies
+WatchHandle: TypeAlias = Any  #: a ``shma_watch *``, its memory ours
+WatchCloser: TypeAlias = Any  #: closes an inotify instance when the last reference dies
 
 # what the lock's functions return
 BUSY = -errno.EWOULDBLOCK
@@ -120,6 +130,9 @@ lock_bind: Callable[[LockHandle], None] = lib.shma_lock_bind
 waiter_start: Callable[[LockHandle, bool], int] = lib.shma_waiter_start
 waiter_finish: Callable[[LockHandle], int] = lib.shma_waiter_finish
 waiter_cancel: Callable[[LockHandle], int] = lib.shma_waiter_cancel
+watch_join: Callable[[LockHandle, bool], int] = lib.shma_watch_join
+watch_look: Callable[[LockHandle, int], int] = lib.shma_watch_look
+watch_remove: Callable[[WatchHandle, int], int] = lib.shma_watch_remove
 control_generation: Callable[[Control], int] = lib.shma_control_generation
 snapshot_before: Callable[[Snapshot], int] = lib.shma_snapshot_before
 snapshot_after: Callable[[Snapshot], int] = lib.shma_snapshot_after
@@ -287,3 +300,20 @@ def lock_commit(lock: LockHandle, data: memoryview, copy: bytearray) -> int:
 def waiter_fd(lock: LockHandle, name: str) -> int:
     """The eventfd that tells that a request of `lock` has ended."""
     return check(lib.shma_waiter_fd(lock), "make an eventfd", name)
+
+
+def watch_open() -> tuple[int, WatchHandle, WatchCloser]:
+    """0 or -errno, a new inotify instance, and what closes it when its last reference dies."""
+    watch = ffi.new("shma_watch *")
+    return lib.shma_watch_open(watch), watch, ffi.gc(watch, lib.shma_watch_close)
+
+
+def watch_add(watch: WatchHandle, path: str) -> int:
+    """Watch what `path` leads to. Returns the watch descriptor or -errno."""
+    code: int = lib.shma_watch_add(watch, path.encode())
+    return code
+
+
+def watch_read(watch: WatchHandle) -> list[int]:
+    """The watch descriptors of some events that have come in; -1 among them: some were lost."""
+    return list(watch.found[0 : max(0, lib.shma_watch_read(watch))])

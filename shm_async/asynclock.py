@@ -265,6 +265,10 @@ class Cohort:
     def _occupied(self) -> bool:
         return self.writer is not NOBODY or bool(self.readers)
 
+    def has(self, task: Task) -> bool:
+        """Whether that task is inside."""
+        return self.writer is task or task in self.readers
+
     def conflicts(self, exclusive: bool) -> bool:
         """Whether who is inside keeps a newcomer of that kind out."""
         return self._occupied() if exclusive else self.writer is not NOBODY

@@ -70,15 +70,18 @@ class Opener:
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 
-    def open(self) -> tuple[LockHandle, LockCloser]:
-        """A new OFD, and what closes it, and so releases its lock, when it is dropped."""
-        try:
-            return self._open(f"{FD_DIR}/{self.segment.fd}")
-        except FileNotFoundError:  # no /proc: the name leads to the same object, or ESTALE
-            return self._open(self.segment.path())
+    def open(self, *, to_look: bool = False) -> tuple[LockHandle, LockCloser]:
+        """A new OFD, and what closes it, and so releases its lock, when it is dropped.
 
-    def _open(self, path: str) -> tuple[LockHandle, LockCloser]:
-        if self.mapping.readonly:
+        One that is opened `to_look` cannot write, so watchers hear nothing of its end.
+        """
+        try:
+            return self._open(f"{FD_DIR}/{self.segment.fd}", to_look)
+        except FileNotFoundError:  # no /proc: the name leads to the same object, or ESTALE
+            return self._open(self.segment.path(), to_look)
+
+    def _open(self, path: str, to_look: bool) -> tuple[LockHandle, LockCloser]:
+        if self.mapping.readonly or to_look:
             return self._open_for(path, writable=False)
         try:
             return self._open_for(path, writable=True)

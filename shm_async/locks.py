@@ -4,19 +4,30 @@ import errno
 import sys
 from sys import getrefcount
 from threading import get_ident
+from typing import Protocol
 
 from .asynclock import Cohort
 from .errors import OwnerDiedError
 from .filelock import Opener, closed
 from .guards import ReadHold, WriteHold
 from .hold import Hold
-from .loops import NO_TASK, Task, adapt, current_loop
+from .loops import NO_TASK, Loop, Task, adapt, current_loop
 from .recovery import OnOwnerDeath, RecoveryHold
 from .statistics import Ledger, Statistics
 from .synclock import Pool, Seat, check_timeout
 from .transaction import Transaction
 
-__all__ = ["Locks"]
+__all__ = ["Locks", "close_in_its_thread"]
+
+
+class InLoop(Protocol):
+    """What is to be used in the thread of its event loop only."""
+
+    @property
+    def loop(self) -> Loop: ...
+    @property
+    def thread(self) -> int: ...
+    def close(self) -> None: ...
 
 
 class Locks:
@@ -150,7 +161,7 @@ class Locks:
     def _end_locks(self) -> None:
         cohorts, self._cohorts, self._cohort = self._cohorts, {}, NOWHERE
         for cohort in cohorts.values():
-            _close_in_its_thread(cohort)
+            close_in_its_thread(cohort)
         self._pool.close()
         self._opener = self._spare_read = self._spare_write = None
 
@@ -267,16 +278,16 @@ class Locks:
         return whole
 
 
-def _close_in_its_thread(cohort: Cohort) -> None:
-    """Close a cohort where its loop runs, or here if that loop is over."""
-    if cohort.thread != get_ident() and cohort.loop.is_running():
+def close_in_its_thread(guest: InLoop) -> None:
+    """Close what lives in an event loop where that runs, or here if it is over."""
+    if guest.thread != get_ident() and guest.loop.is_running():
         try:
-            cohort.loop.call_from_thread(cohort.close)
+            guest.loop.call_from_thread(guest.close)
         except RuntimeError:  # the loop is over
             pass
         else:
             return
-    cohort.close()
+    guest.close()
 
 
 # ---- handing a hold out again ----------------------------------------------------

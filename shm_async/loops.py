@@ -51,6 +51,9 @@ class Loop(Protocol):
 
     `tasks[native]` is the task that runs. In a callback, or if another loop runs, it is
     None or a KeyError. A subscript, as every uncontended lock asks, and a call costs more.
+
+    One adapter watches one descriptor. Callbacks must not raise, and are forgotten when the
+    loop ends. `call_later` raises RuntimeError if it is over.
     """
 
     @property
@@ -60,6 +63,7 @@ class Loop(Protocol):
     def waiter(self, exclusive: bool, task: Task) -> Waiter: ...
     def watch(self, fd: int, callback: Callable[[], None]) -> None: ...
     def unwatch(self, fd: int) -> None: ...
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None: ...
     def call_from_thread(self, callback: Callable[[], None]) -> None: ...
     def is_running(self) -> bool: ...
     def is_over(self) -> bool: ...
@@ -147,6 +151,9 @@ class AsyncioLoop:
     def unwatch(self, fd: int) -> None:
         if not self.native.is_closed():
             self.native.remove_reader(fd)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.native.call_later(seconds, callback)
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         self.native.call_soon_threadsafe(callback)
@@ -243,12 +250,21 @@ class TrioLoop:
                     await trio.lowlevel.wait_readable(fd)
                     callback()
 
-        trio.lowlevel.spawn_system_task(pump, name="shm_async: watch for the lock")
+        trio.lowlevel.spawn_system_task(pump, name="shm_async: watch a descriptor")
 
     def unwatch(self, fd: int) -> None:
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        import trio
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            callback()
+
+        trio.lowlevel.spawn_system_task(wait, name="shm_async: call later")
 
     def call_from_thread(self, callback: Callable[[], None]) -> None:
         self.native.run_sync_soon(callback)

@@ -18,7 +18,7 @@ from .layouts import Layout, Plan
 from .mapping import Mapping
 from .recovery import OnOwnerDeath, check_policy
 from .segment import Segment
-from .snapshot import Snapshots
+from .watch import Watches
 
 if TYPE_CHECKING:
     import numpy
@@ -33,7 +33,7 @@ Owner = Literal["me", "any"]
 OPEN_TRIES = 100
 
 
-class Region(Snapshots):
+class Region(Watches):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event

@@ -98,11 +98,12 @@ void shma_lock_unmark(shma_lock *lock)
     if (!lock->writing)
         return;
     lock->writing = 0;
+    lock->untold = 1;
     if (lock->unsound)
         leave_unsound(lock);
-    else
+    else /* SEQ_CST: see tell_watchers */
         __atomic_store_n(&lock->control->generation,
-                         (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_RELEASE);
+                         (shma_control_generation(lock->control) | 1) + 1, __ATOMIC_SEQ_CST);
 }
 
 /* ---- how long ---------------------------------------------------------------- */
@@ -150,14 +151,21 @@ static void in_child(void)
         if (lock->fd >= 0)
             (void)close(lock->fd); /* never LOCK_UN: that would free the parent's lock */
         lock->fd = -1;
-        lock->mode = lock->at_gate = lock->writing = lock->unsound = 0;
+        lock->mode = lock->at_gate = lock->writing = lock->unsound = lock->untold = 0;
     }
+    shma_watch_forget();
     shma_registry_release();
 }
 
-static void registry_init(void)
+static void registry_begin(void)
 {
     registry_error = pthread_atfork(shma_registry_acquire, shma_registry_release, in_child);
+}
+
+int32_t shma_registry_init(void)
+{
+    (void)pthread_once(&registry_once, registry_begin);
+    return -registry_error;
 }
 
 static void registry_add(shma_lock *lock)
@@ -201,10 +209,11 @@ int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable, uint
                        uint64_t inode, int64_t size, shma_control *control, uint32_t pid,
                        uint64_t start)
 {
-    (void)pthread_once(&registry_once, registry_init);
+    int32_t code = shma_registry_init();
+
     lock->fd = -1;
-    if (registry_error)
-        return -registry_error;
+    if (code < 0)
+        return code;
     lock->writable = writable;
     lock->size = size;
     lock->control = control;
@@ -216,7 +225,7 @@ int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable, uint
         registry_add(lock);
     shma_registry_release();
     if (lock->fd < 0) {
-        int32_t code = lock->fd;
+        code = lock->fd;
         lock->fd = -1;
         return code;
     }
@@ -235,7 +244,7 @@ int32_t shma_lock_close(shma_lock *lock)
     if (lock->fd >= 0)
         (void)close(lock->fd); /* releases what is held */
     lock->fd = -1;
-    lock->mode = lock->at_gate = lock->writing = lock->unsound = 0;
+    lock->mode = lock->at_gate = lock->writing = lock->unsound = lock->untold = 0;
     shma_registry_release();
     return 0;
 }
@@ -451,6 +460,7 @@ int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64
 int32_t shma_lock_release(shma_lock *lock)
 {
     int32_t mode = lock->mode;
+    int32_t code;
 
     if (lock->fd < 0)
         return -EBADF;
@@ -458,7 +468,9 @@ int32_t shma_lock_release(shma_lock *lock)
         return -EPERM;
     shma_lock_unmark(lock);
     set_mode(lock, 0);
-    return flock(lock->fd, LOCK_UN) < 0 ? -errno : hold_ended(lock, mode);
+    code = flock(lock->fd, LOCK_UN) < 0 ? -errno : hold_ended(lock, mode);
+    tell_watchers(lock);
+    return code;
 }
 
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner)
@@ -476,6 +488,7 @@ int32_t shma_lock_end(shma_lock *lock)
     if (lock->fd < 0)
         return -EBADF;
     shma_lock_unmark(lock);
+    tell_watchers(lock); /* who comes next may be long about it without writing */
     return hold_ended(lock, lock->mode);
 }
 
@@ -489,13 +502,17 @@ int32_t shma_lock_recovered(shma_lock *lock)
 
 int32_t shma_lock_downgrade(shma_lock *lock)
 {
+    int32_t code;
+
     if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
     shma_lock_unmark(lock);
     set_mode(lock, LOCK_SH);
-    return flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : hold_ended(lock, LOCK_EX);
+    code = flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? -errno : hold_ended(lock, LOCK_EX);
+    tell_watchers(lock);
+    return code;
 }
 
 int32_t shma_lock_upgrade(shma_lock *lock)

@@ -12,7 +12,7 @@
 /*
  * Native byte order, as both sides are on one host. The first 128 bytes are
  * written once, before the segment has a name, and never again; `checksum`
- * covers bytes 16 to 123.The fields from `generation` on change all the time
+ * covers bytes 16 to 123. The fields from `generation` on change all the time
  * and stand on cache lines of their own.
  */
 typedef struct {
@@ -33,7 +33,7 @@ typedef struct {
     uint32_t writer_pid;      /* 144  of the last writer                         */
     uint8_t pad1[44];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
-    uint32_t watchers;        /* 196  processes that want to hear of changes     */
+    uint32_t watchers;        /* 196  1: somebody wants to hear of changes; a hint */
     uint8_t pad2[3896];
 } shma_control;
 
@@ -142,6 +142,8 @@ typedef struct shma_lock {
     int32_t at_gate;          /* the OFD has the gate */
     int32_t writing;          /* the generation is odd by our doing */
     int32_t unsound;          /* we write what a dead writer left: it stays odd when we end */
+    int32_t untold;           /* a write has ended, and watchers were not told yet */
+    uint32_t told;            /* times that they were */
     int32_t ignore;           /* a dead writer is no reason to refuse. Python's to set */
     uint32_t dead_pid;        /* the dead writer that was found last */
     uint64_t dead_start;
@@ -287,6 +289,60 @@ int32_t shma_waiter_finish(shma_lock *lock);
  * nothing, whatever happens. 1: it had ended already, see shma_waiter_finish.
  */
 int32_t shma_waiter_cancel(shma_lock *lock);
+
+/* ---- watch: to be told when somebody has written ---------------------------- */
+
+/* How many inotify events are taken at once. */
+enum { SHMA_WATCH_BATCH = 64 };
+
+/*
+ * One inotify instance. The caller gives the memory, zeroed, and keeps it until it is
+ * closed. For the shim to write only. A fork closes the descriptor in the child.
+ */
+typedef struct shma_watch {
+    int32_t fd;               /* -1: closed, or this is a forked child */
+    int32_t found[64];        /* what shma_watch_read found */
+    struct shma_watch *next;  /* every instance of the process */
+    struct shma_watch **link; /* what points to this one */
+} shma_watch;
+
+/* Make one. -EMFILE: max_user_instances, or no descriptor is left. */
+int32_t shma_watch_open(shma_watch *watch);
+
+/* Closing twice is fine. Takes 10 ms or more if something was watched just before. */
+void shma_watch_close(shma_watch *watch);
+
+/*
+ * Watch the object that `path` leads to: the watch descriptor, which is the same for the
+ * same object. -ENOSPC: max_user_watches.
+ */
+int32_t shma_watch_add(shma_watch *watch, const char *path);
+int32_t shma_watch_remove(shma_watch *watch, int32_t number);
+
+/*
+ * Take events, without waiting: how many there were; `found` has the watch descriptors of
+ * what they happened to, and -1 where events were lost. Fewer than SHMA_WATCH_BATCH: that was
+ * all. Some may be of watches that were removed since. Some mean nothing.
+ */
+int32_t shma_watch_read(shma_watch *watch);
+
+/*
+ * Leave word in `lock`'s control page that somebody wants to hear of changes. That lasts
+ * until the lock is closed, the process's death included; to be called before the first
+ * look. May be called again. `writable`: the control page is mapped for writing. 0: from now on
+ * writers tell. 1: there is no word, and we cannot leave any. -EWOULDBLOCK: not yet, as
+ * a writer has just been looking whether there is anybody. After these two ask again.
+ */
+int32_t shma_watch_join(shma_lock *lock, int32_t writable);
+
+/*
+ * The newest generation, of its low 63 bits, at which a write had ended. A dead writer's
+ * ends as it would have if it had lived, once the next one writes, or at once if `ignore`
+ * is set. -EWOULDBLOCK: none after `since`, and somebody is inside; ask again.
+ * -EOWNERDEAD: none, and who was inside died there, see `dead_pid`. -ERANGE: the object is
+ * smaller than it was. For a `lock` that holds nothing, and is not used for anything else.
+ */
+int64_t shma_watch_look(shma_lock *lock, int64_t since);
 
 /* ---- interrupt ------------------------------------------------------------ */
 
