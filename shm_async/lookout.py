@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 from . import _native
 from ._native import (
@@ -55,7 +55,8 @@ LIMITS = {
 class Hub:
     """The inotify instance of one event loop. For the loop's own thread.
 
-    It lives as long as the loop watches its descriptor, or a lookout needs it.
+    The loop keeps it, by watching its descriptor, and it keeps the lookouts; both know it
+    by weak references only. So when the loop is closed all of that is, too.
 
     Invariants, between any two awaits:
 
@@ -93,17 +94,24 @@ class Hub:
 
     def add(self, lookout: "Lookout", path: str) -> int:
         """Have it told of what happens to the object at `path`. Returns the watch descriptor."""
-        number = check(_native.watch_add(self.handle, path), "watch the region", lookout.name)
+        number = _native.watch_add(self.handle, path)
+        if number < 0 and not self.lookouts:
+            self._close()
+        check(number, "watch the region", lookout.name)
         self.lookouts.setdefault(number, []).append(lookout)
+        self.tidy_later()
         return number
 
     def remove(self, lookout: "Lookout") -> None:
-        others = self.lookouts[lookout.number]
-        others.remove(lookout)
+        """It is closed. Removes the watch of an object that nobody else looks at."""
         self.unsure.pop(lookout, None)
-        if not others:
-            del self.lookouts[lookout.number]
-            watch_remove(self.handle, lookout.number)
+        others = self.lookouts.get(lookout.number, [])
+        if lookout in others:
+            others.remove(lookout)
+            if not others:
+                del self.lookouts[lookout.number]
+                watch_remove(self.handle, lookout.number)
+        if not self.lookouts:
             self.tidy_later()
 
     def _told(self) -> None:
@@ -135,7 +143,7 @@ class Hub:
                 self.loop.call_later(LINGER, self._tidy)
                 self.tidying = True
             except RuntimeError:
-                pass  # the loop is over: so are its tasks, and the hub goes with its lookouts
+                pass  # the loop is over
 
     def _tidy(self) -> None:
         """Close the lookouts that nobody has used for a while, and an empty hub."""
@@ -168,6 +176,7 @@ class Lookout:
     """
 
     __slots__ = (
+        "__weakref__",
         "closer",
         "handle",
         "hub",
@@ -188,28 +197,30 @@ class Lookout:
         self.handle, self.closer = opener.open(to_look=True)
         self.name = opener.mapping.name
         self.writable = not opener.mapping.readonly
-        self.hub = hub
+        self.hub: ReferenceType[Hub] = ref(hub)
         self.loop = hub.loop
         self.thread = get_ident()
         self.waiting: dict[Waiter, None] = {}
         self.latest = NEVER
         self.used = monotonic()
         self.sure = False  # that writers will tell
-        self.number = self._add(opener)
-        hub.tidy_later()
-
-    def _add(self, opener: Opener) -> int:
+        self.number = NEVER  # the watch descriptor
         try:
-            return self.hub.add(self, f"{FD_DIR}/{self.handle.fd}")
+            self._add(opener, hub)
+        except BaseException:
+            self.close()
+            raise
+
+    def _add(self, opener: Opener, hub: Hub) -> None:
+        try:
+            self.number = hub.add(self, f"{FD_DIR}/{self.handle.fd}")
+            return
         except FileNotFoundError:  # no /proc
             path = opener.segment.path()
-        number = self.hub.add(self, path)
+        self.number = hub.add(self, path)
         found = os.stat(path)
         if (found.st_dev, found.st_ino) != opener.segment.identity:
-            self.number = number
-            self.close()
             raise OSError(errno.ESTALE, f"cannot watch it: {path} is another object", self.name)
-        return number
 
     def look(self, since: int) -> int:
         """The newest generation at which a write had ended.
@@ -219,8 +230,8 @@ class Lookout:
         if not self.sure:
             self.sure = watch_join(self.handle, self.writable) == 0
         code = watch_look(self.handle, since)
-        if code == BUSY or not self.sure:
-            self.hub.look_again(self)
+        if (code == BUSY or not self.sure) and (hub := self.hub()) is not None:
+            hub.look_again(self)
         if code > self.latest:
             self.latest = code
             self._wake()
@@ -252,21 +263,25 @@ class Lookout:
             await waiter.wait()
         finally:
             self.waiting.pop(waiter, None)
-            self.used = monotonic()
-            if not self.waiting:
-                self.hub.tidy_later()
+            self._left()
         if waiter.error is not None:
             raise waiter.error
+
+    def _left(self) -> None:
+        self.used = monotonic()
+        if not self.waiting and (hub := self.hub()) is not None:
+            hub.tidy_later()
 
     def close(self) -> None:
         """Stop looking; who waits is told that the region is closed. Closing twice is fine."""
         if self.closer is not None:
-            self.hub.remove(self)
             self.closer = None  # and with it the word that we want to hear of changes
+            if (hub := self.hub()) is not None:
+                hub.remove(self)
             self._wake(lambda: closed(self.name))
 
 
-#: Of the event loops that run; a hub is kept alive by what needs it.
+#: Of the event loops, which keep them.
 _hubs: WeakValueDictionary[object, Hub] = WeakValueDictionary()
 
 os.register_at_fork(after_in_child=_hubs.clear)

@@ -5,6 +5,7 @@ How that is noticed is in lookout.py.
 
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import anyio.lowlevel
 
@@ -54,7 +55,7 @@ class Watches(Snapshots):
 
     __slots__ = ("_lookouts",)
 
-    _lookouts: dict[object, Lookout]  # by event loop
+    _lookouts: WeakValueDictionary[object, Lookout]  # by event loop, which keeps it
 
     async def wait_changed(self, *, since: int | None = None) -> int:
         """Wait until somebody has written, and return the generation by then.
@@ -149,7 +150,6 @@ class Watches(Snapshots):
         native = current_loop()
         lookout = self._lookouts.get(native)
         if lookout is None or lookout.handle.fd < 0:
-            self._forget_finished_loops()
             lookout = self._lookouts[native] = Lookout(self._usable(), hub_of(native))
             if self._opener is None:  # closed meanwhile, and close() did not see this one
                 lookout.close()
@@ -169,20 +169,12 @@ class Watches(Snapshots):
 
     def _start_afresh(self) -> None:
         super()._start_afresh()
-        self._lookouts = {}
+        self._lookouts = WeakValueDictionary()
 
     def _end_locks(self) -> None:
         super()._end_locks()
-        lookouts, self._lookouts = self._lookouts, {}
-        for lookout in lookouts.values():
+        for lookout in list(self._lookouts.values()):
             close_in_its_thread(lookout)
-
-    def _forget_finished_loops(self) -> None:
-        super()._forget_finished_loops()
-        for native, lookout in list(self._lookouts.items()):
-            if lookout.loop.is_over():
-                self._lookouts.pop(native, None)
-                lookout.close()
 
 
 def _check_since(since: int) -> int:

@@ -35,12 +35,12 @@ def shm_entries() -> set[str]:
 
 
 def our_descriptors() -> dict[str, str]:
-    """The descriptors that a region could have opened: objects and eventfds."""
+    """The descriptors that a region could have opened: objects, eventfds, inotify instances."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # the one that lists the directory
             target = os.readlink(f"/proc/self/fd/{fd}")
-            if target.startswith("/dev/shm") or "eventfd" in target:
+            if target.startswith("/dev/shm") or "eventfd" in target or "inotify" in target:
                 found[fd] = target
     return found
 
