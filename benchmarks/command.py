@@ -16,7 +16,18 @@ from benchmarks import machine, report
 from benchmarks.outcome import Bench, Target
 from benchmarks.place import Place
 
-SCENARIOS = ("pair", "handover", "crowd", "flood", "cancel", "idle", "open", "copy", "snapshot")
+SCENARIOS = (
+    "pair",
+    "handover",
+    "crowd",
+    "flood",
+    "cancel",
+    "idle",
+    "open",
+    "copy",
+    "snapshot",
+    "watch",
+)
 DEFAULT_OUT = os.path.join("build", "bench")
 
 

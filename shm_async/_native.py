@@ -78,7 +78,6 @@ __all__ = [
     "waiter_finish",
     "waiter_start",
     "watch_add",
-    "watch_join",
     "watch_look",
     "watch_open",
     "watch_read",
@@ -130,8 +129,7 @@ lock_bind: Callable[[LockHandle], None] = lib.shma_lock_bind
 waiter_start: Callable[[LockHandle, bool], int] = lib.shma_waiter_start
 waiter_finish: Callable[[LockHandle], int] = lib.shma_waiter_finish
 waiter_cancel: Callable[[LockHandle], int] = lib.shma_waiter_cancel
-watch_join: Callable[[LockHandle, bool], int] = lib.shma_watch_join
-watch_look: Callable[[LockHandle, int], int] = lib.shma_watch_look
+watch_look: Callable[[LockHandle, int, bool], int] = lib.shma_watch_look
 watch_remove: Callable[[WatchHandle, int], int] = lib.shma_watch_remove
 control_generation: Callable[[Control], int] = lib.shma_control_generation
 snapshot_before: Callable[[Snapshot], int] = lib.shma_snapshot_before

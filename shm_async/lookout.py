@@ -1,11 +1,10 @@
 """How an event loop is told, without a thread, that somebody has written.
 
 A writer who ends makes the generation even and then touches the times of the region's object,
-if the control page says that somebody watches; inotify passes that on (watch.c). Here it is
-received: each event loop has a *hub*, its one inotify instance, and in it a *lookout* for each
-region that its tasks watch. An event only says that it is time to look. What has changed is told
-by the generation, so events may be merged, lost or meant for others, and no change is missed:
-a task looks at it after its lookout is there and before it goes to sleep.
+if there is word in the control page that somebody wants to know; inotify passes that on
+(watch.c). Here it is received: each event loop has a *hub*, its one inotify instance, and in
+it a *lookout* for each region that its tasks watch. An event only says that it is time to
+look. What has changed is told by the generation, so events may be merged or meant for others.
 
 A lookout stays for a second after its last task has gone, as that one mostly comes back.
 """
@@ -24,7 +23,6 @@ from ._native import (
     LockHandle,
     WatchCloser,
     WatchHandle,
-    watch_join,
     watch_look,
     watch_remove,
 )
@@ -35,7 +33,8 @@ from .segment import FD_DIR
 __all__ = ["LAST", "NEVER", "Lookout", "hub_of"]
 
 #: Seconds after which a lookout that cannot rely on being told looks for itself: one that may
-#: not leave word in the control page, or that waits for a writer who may be dying.
+#: not leave word in the control page, or that waits for a writer who may have died, while
+#: somebody else has the lock for a moment.
 LOOK_AGAIN = 0.02
 
 #: Seconds that a lookout nobody uses is kept, and then the hub. To close an inotify instance takes
@@ -160,7 +159,7 @@ class Hub:
             self.tidy_later()
 
     def _close(self) -> None:
-        _hubs.pop(self.native, None)
+        _hubs.pop(id(self.native), None)
         self.loop.unwatch(self.handle.fd)
         self.closer = None
 
@@ -184,7 +183,6 @@ class Lookout:
         "loop",
         "name",
         "number",
-        "sure",
         "thread",
         "used",
         "waiting",
@@ -203,7 +201,6 @@ class Lookout:
         self.waiting: dict[Waiter, None] = {}
         self.latest = NEVER
         self.used = monotonic()
-        self.sure = False  # that writers will tell
         self.number = NEVER  # the watch descriptor
         try:
             self._add(opener, hub)
@@ -225,12 +222,11 @@ class Lookout:
     def look(self, since: int) -> int:
         """The newest generation at which a write had ended.
 
-        BUSY: none after `since`, and a writer is inside. Other -errno are failures.
+        If that is not after `since`, writers know that we want to hear of the next one. BUSY:
+        none after `since`, and a writer is inside. Other -errno are failures.
         """
-        if not self.sure:
-            self.sure = watch_join(self.handle, self.writable) == 0
-        code = watch_look(self.handle, since)
-        if (code == BUSY or not self.sure) and (hub := self.hub()) is not None:
+        code = watch_look(self.handle, since, self.writable)
+        if (code == BUSY or not self.writable) and (hub := self.hub()) is not None:
             hub.look_again(self)
         if code > self.latest:
             self.latest = code
@@ -275,23 +271,23 @@ class Lookout:
     def close(self) -> None:
         """Stop looking; who waits is told that the region is closed. Closing twice is fine."""
         if self.closer is not None:
-            self.closer = None  # and with it the word that we want to hear of changes
+            self.closer = None
             if (hub := self.hub()) is not None:
                 hub.remove(self)
             self._wake(lambda: closed(self.name))
 
 
-#: Of the event loops, which keep them.
-_hubs: WeakValueDictionary[object, Hub] = WeakValueDictionary()
+#: By the id of their event loops, which keep them: nothing here keeps a loop.
+_hubs: WeakValueDictionary[int, Hub] = WeakValueDictionary()
 
 os.register_at_fork(after_in_child=_hubs.clear)
 
 
 def hub_of(native: object) -> Hub:
     """The running event loop's."""
-    hub = _hubs.get(native)
+    hub = _hubs.get(id(native))  # a hub has its loop, so no other one can have that id
     if hub is None or hub.handle.fd < 0:  # a parent's
-        hub = _hubs[native] = Hub(native)
+        hub = _hubs[id(native)] = Hub(native)
     return hub
 
 

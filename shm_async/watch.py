@@ -67,12 +67,12 @@ class Watches(Snapshots):
         through `buffer`, or by a program that takes flock alone, is not seen.
 
         Waits in the event loop, without a thread, on an inotify descriptor that all regions
-        of the loop share. Cancellable, and yields at least once. While somebody waits, and for
-        a second afterwards, the release of each write lock costs its writer 1 to 3 µs more, in
-        whatever process. Works in a forked child.
+        of the loop share. Cancellable, and yields at least once. The writer who ends the wait
+        pays for that what it costs the kernel to wake somebody up; others pay nothing. Works in
+        a forked child.
 
-        With ``readonly=True`` one cannot leave word for writers. Then, unless somebody else
-        watches who can, it looks 50 times a second.
+        With ``readonly=True`` one cannot leave word for writers. Then it looks 50 times a second,
+        for all tasks of the loop together.
 
         Args:
             since: return at once if the region has come further than this generation, which
@@ -150,7 +150,11 @@ class Watches(Snapshots):
         native = current_loop()
         lookout = self._lookouts.get(native)
         if lookout is None or lookout.handle.fd < 0:
-            lookout = self._lookouts[native] = Lookout(self._usable(), hub_of(native))
+            try:
+                lookout = self._lookouts[native] = Lookout(self._usable(), hub_of(native))
+            except OSError:
+                self._usable()  # closed meanwhile: there was nothing left to open it from
+                raise
             if self._opener is None:  # closed meanwhile, and close() did not see this one
                 lookout.close()
         self._usable()

@@ -54,26 +54,31 @@ int32_t shma_registry_init(void);
 /* In a fresh child, with the registry acquired: close every inotify instance. */
 void shma_watch_forget(void);
 
-/* Tell watchers that a write has ended; what it costs is paid only where the word is set. */
-void shma_watch_tell(shma_lock *lock);
+/* Bit 0 of shma_control.watchers. */
+enum { SHMA_WORD_LEFT = 1 };
+
+/* Tell watchers, who have left `word`, that a write has ended. */
+void shma_watch_tell(const shma_lock *lock, uint32_t word);
 
 /*
- * Tell whoever watches of a write that has ended, once it could take the lock, as far as
- * it is let go at all.
+ * Tell whoever watches of a write that has ended, after the lock was let go, as far as it
+ * is, so that the one who wakes can take it.
  *
- * A watcher stores its word and then looks at the generation. We store the generation and
- * then look for the word, so one of us sees what the other did, if neither's load can
- * overtake its store. For that this load and the generation's store (shma_lock_unmark) are
- * sequentially consistent: on x86 that makes the store an xchg instead of a mov, and on ARM
- * nothing is different; a fence would cost more on both. (The system call in between is no
- * promise of order.) A watcher, who is not in a hurry, has a fence.
+ * A watcher leaves word and then looks at the generation. We store the generation and then
+ * look for the word, so one of us sees what the other did, if neither's load can overtake
+ * its store. For that this load and the generation's store (shma_lock_unmark) are sequentially
+ * consistent: on x86 that makes the store an xchg instead of a mov, and on ARM nothing is
+ * different; a fence would cost more on both. (The system call in between is no promise of
+ * order.) A watcher, who is not in a hurry, has a fence.
  */
 static inline void tell_watchers(shma_lock *lock)
 {
     if (lock->untold) {
+        uint32_t word = __atomic_load_n(&lock->control->watchers, __ATOMIC_SEQ_CST);
+
         lock->untold = 0;
-        if (__atomic_load_n(&lock->control->watchers, __ATOMIC_SEQ_CST))
-            shma_watch_tell(lock);
+        if (word & SHMA_WORD_LEFT)
+            shma_watch_tell(lock, word);
     }
 }
 

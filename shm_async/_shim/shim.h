@@ -33,7 +33,7 @@ typedef struct {
     uint32_t writer_pid;      /* 144  of the last writer                         */
     uint8_t pad1[44];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
-    uint32_t watchers;        /* 196  1: somebody wants to hear of changes; a hint */
+    uint32_t watchers;        /* 196  bit 0: somebody sleeps until something changes */
     uint8_t pad2[3896];
 } shma_control;
 
@@ -143,7 +143,6 @@ typedef struct shma_lock {
     int32_t writing;          /* the generation is odd by our doing */
     int32_t unsound;          /* we write what a dead writer left: it stays odd when we end */
     int32_t untold;           /* a write has ended, and watchers were not told yet */
-    uint32_t told;            /* times that they were */
     int32_t ignore;           /* a dead writer is no reason to refuse. Python's to set */
     uint32_t dead_pid;        /* the dead writer that was found last */
     uint64_t dead_start;
@@ -327,22 +326,15 @@ int32_t shma_watch_remove(shma_watch *watch, int32_t number);
 int32_t shma_watch_read(shma_watch *watch);
 
 /*
- * Leave word in `lock`'s control page that somebody wants to hear of changes. That lasts
- * until the lock is closed, the process's death included; to be called before the first
- * look. May be called again. `writable`: the control page is mapped for writing. 0: from now on
- * writers tell. 1: there is no word, and we cannot leave any. -EWOULDBLOCK: not yet, as
- * a writer has just been looking whether there is anybody. After these two ask again.
+ * The newest generation, of its low 63 bits, at which a write had ended. If that is not
+ * after `since` and `leave_word` is set, word was left in the control page, which must be
+ * mapped for writing: the next writer to end tells, once. A dead writer's end is where it
+ * would be if it had lived, once the next one writes, or at once if `ignore` is set.
+ * -EWOULDBLOCK: none after `since`, and somebody is inside; he may die there, so look again
+ * in a while. -EOWNERDEAD: none, and who was inside died there, see `dead_pid`. -ERANGE: the
+ * object is smaller than it was. For a `lock` that holds nothing and is used for nothing else.
  */
-int32_t shma_watch_join(shma_lock *lock, int32_t writable);
-
-/*
- * The newest generation, of its low 63 bits, at which a write had ended. A dead writer's
- * ends as it would have if it had lived, once the next one writes, or at once if `ignore`
- * is set. -EWOULDBLOCK: none after `since`, and somebody is inside; ask again.
- * -EOWNERDEAD: none, and who was inside died there, see `dead_pid`. -ERANGE: the object is
- * smaller than it was. For a `lock` that holds nothing, and is not used for anything else.
- */
-int64_t shma_watch_look(shma_lock *lock, int64_t since);
+int64_t shma_watch_look(shma_lock *lock, int64_t since, int32_t leave_word);
 
 /* ---- interrupt ------------------------------------------------------------ */
 

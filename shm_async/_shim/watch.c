@@ -1,6 +1,5 @@
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,72 +12,56 @@
  * as IN_ATTRIB to every process that watches it. One who dies before that closes a writable
  * descriptor by dying: IN_CLOSE_WRITE. Who cuts the object short: IN_MODIFY.
  *
- * A writer tells only if the word in the control page says that somebody watches. The
- * word is a hint; what is true is a byte far behind any data that each watcher shares, by an
- * OFD lock, so the kernel drops it when the watcher dies. A watcher takes the byte and then
- * sets the word. From time to time a writer who tells tries to have the byte alone. If it gets
- * it nobody watches, and it clears the word before it lets go of the byte. So the word is
- * never cleared while a watcher that set it lives.
+ * A writer tells only if there is word in the control page that somebody wants to know, and
+ * then takes the word away: a watcher leaves it each time before it goes to sleep. So writers
+ * that come faster than watchers wake up pay nothing in between, and a watcher that has died
+ * or gone costs one of them one system call.
+ *
+ * Whoever leaves word makes the rest of it another number. A writer tells first and then takes
+ * away only the very word that it had seen: who woke up by that and has left word again, or
+ * came after it, keeps it. The other way round a writer that is stopped in between would
+ * silence all others. So as long as there is no word, everybody who has ever left any has
+ * been told since, will look once more, and leave word before that.
  */
-#define WATCH_BYTE (((int64_t)1 << 62) + 2)
-enum { NOT_AT_ALL, SHARED, ALONE }; /* of shma_segment_claim */
-
-/* After this many times of telling, a lock looks whether anybody is there to hear it. */
-enum { LOOK_ROUND = 64 };
+enum { EVENTS = IN_ATTRIB | IN_CLOSE_WRITE | IN_MODIFY };
 
 _Static_assert(sizeof(((shma_watch *)0)->found) / sizeof(int32_t) == SHMA_WATCH_BATCH,
                "there is room for every event");
 
-enum { EVENTS = IN_ATTRIB | IN_CLOSE_WRITE | IN_MODIFY };
-
 /* ---- the writer's side ------------------------------------------------------- */
 
-/*
- * Whether nobody watches, so that the word was cleared. A descriptor that may not write
- * cannot have the byte alone; it tells on, and others look.
- */
-static int32_t nobody_watches(const shma_lock *lock)
+void shma_watch_tell(const shma_lock *lock, uint32_t word)
 {
-    int32_t code = shma_segment_claim(lock->fd, WATCH_BYTE, ALONE);
-
-    if (code < 0)
-        return 0;
-    __atomic_store_n(&lock->control->watchers, 0, __ATOMIC_RELEASE);
-    (void)shma_segment_claim(lock->fd, WATCH_BYTE, NOT_AT_ALL);
-    return 1;
-}
-
-void shma_watch_tell(shma_lock *lock)
-{
-    if (++lock->told % LOOK_ROUND == 0 && nobody_watches(lock))
-        return;
     /*
      * EPERM, EACCES: a mode that was changed since we opened it forbids us. The data is
      * written and the lock is released all the same, so that is no reason to fail.
      */
-    (void)futimens(lock->fd, NULL);
+    if (futimens(lock->fd, NULL) == 0)
+        (void)__atomic_compare_exchange_n(&lock->control->watchers, &word,
+                                          word & ~(uint32_t)SHMA_WORD_LEFT, 0, __ATOMIC_SEQ_CST,
+                                          __ATOMIC_RELAXED);
 }
 
 /* ---- the watcher's side -------------------------------------------------------- */
 
-int32_t shma_watch_join(shma_lock *lock, int32_t writable)
+static void leave_the_word(shma_control *control)
 {
-    int32_t code;
+    uint32_t word = __atomic_load_n(&control->watchers, __ATOMIC_RELAXED);
 
-    if (lock->fd < 0)
-        return -EBADF;
-    code = shma_segment_claim(lock->fd, WATCH_BYTE, SHARED);
-    if (code == 0)
-        code = shma_lock_whole(lock);
-    if (code < 0)
-        return code;
-    if (writable)
-        __atomic_store_n(&lock->control->watchers, 1, __ATOMIC_RELAXED);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no look at the generation before this: tell_watchers */
-    return __atomic_load_n(&lock->control->watchers, __ATOMIC_RELAXED) == 0;
+    while (!__atomic_compare_exchange_n(&control->watchers, &word, (word + 2) | SHMA_WORD_LEFT, 1,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        ;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no look before that: see tell_watchers */
 }
 
 static int64_t low_bits(uint64_t generation) { return (int64_t)(generation & INT64_MAX); }
+
+static int64_t look(const shma_lock *lock)
+{
+    int32_t code = shma_lock_whole(lock);
+
+    return code < 0 ? code : low_bits(shma_control_generation(lock->control));
+}
 
 /*
  * The generation is odd: somebody writes, or died writing. He lives if he has the lock.
@@ -97,20 +80,20 @@ static int64_t look_inside(shma_lock *lock)
     return low_bits(generation + (generation & 1));
 }
 
-int64_t shma_watch_look(shma_lock *lock, int64_t since)
+int64_t shma_watch_look(shma_lock *lock, int64_t since, int32_t leave_word)
 {
     int64_t generation;
-    int32_t code;
 
     if (lock->fd < 0)
         return -EBADF;
-    code = shma_lock_whole(lock);
-    if (code < 0)
-        return code;
-    generation = low_bits(shma_control_generation(lock->control));
-    if (generation & 1)
-        return generation - 1 > since ? generation - 1 : look_inside(lock);
-    return generation;
+    generation = look(lock);
+    if (leave_word && generation >= 0 && (generation & ~INT64_C(1)) <= since) {
+        leave_the_word(lock->control);
+        generation = look(lock);
+    }
+    if (generation < 0 || !(generation & 1))
+        return generation;
+    return generation - 1 > since ? generation - 1 : look_inside(lock);
 }
 
 /* ---- inotify ---------------------------------------------------------------------- */
