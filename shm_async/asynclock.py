@@ -106,11 +106,13 @@ class Cohort:
         "native",
         "passes",
         "queue",
+        "readable",
         "readers",
         "tally",
         "tasks",
         "thread",
         "watching",
+        "writable",
         "writer",
     )
 
@@ -119,6 +121,8 @@ class Cohort:
         self.closer: LockCloser | None  # dropped to close the OFD
         self.handle, self.closer = opener.open()
         lock_bind(self.handle)
+        self.readable = opener.readable  # the data that the lock guards; who is inside gets
+        self.writable = opener.writable  # a slice of it
         self.tally: Tally = opener.ledger.open(self.handle)
         self.loop = loop
         self.native = loop.native

@@ -68,7 +68,6 @@ class Hold:
         "_timeout",
         "_try",
         "_view",
-        "_whole",
     )
 
     exclusive: ClassVar[bool]
@@ -80,11 +79,8 @@ class Hold:
     # What is held, for reading or for writing, is known to _at alone; `exclusive` is what
     # will be asked for.
 
-    def __init__(
-        self, region: "Locks", whole: memoryview, timeout: float | None, fast_acquire: bool
-    ) -> None:
+    def __init__(self, region: "Locks", timeout: float | None, fast_acquire: bool) -> None:
         self._region = region
-        self._whole = whole  # the region's data; what the holder gets is a slice of it
         self._try: Callable[[LockHandle], int] = (
             lock_try_exclusive if self.exclusive else lock_try_shared
         )
@@ -167,7 +163,7 @@ class Hold:
             seat = self._region._pool.free.pop()
             if not self._try(seat.handle):
                 self._at = seat
-                view = self._view = self._whole[ALL]
+                view = self._view = (seat.writable if self.exclusive else seat.readable)[ALL]
                 return view
             busy, seat = seat, None  # never to the pool twice: two threads would share it
             busy.abandon()
@@ -350,14 +346,14 @@ class Hold:
             still held; after anything else nothing is.
         """
         cohort = self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             kept = await self._upgrade(cohort)
         except BaseException:
             self._at = None
             raise
-        self._view = whole[:]
+        self._view = cohort.writable[:]
         return kept
 
     async def _upgrade(self, cohort: Cohort) -> bool:
@@ -386,7 +382,7 @@ class Hold:
         """
         timeout = self._timeout if timeout is None else check_timeout(timeout)
         seat = self._seat_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             code = seat.try_upgrade()
@@ -397,7 +393,7 @@ class Hold:
         except BaseException:
             self._undo(False)
             raise
-        self._view = whole[:]
+        self._view = seat.writable[:]
         return code == 0
 
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
@@ -422,11 +418,11 @@ class Hold:
                 is still held.
         """
         at = self._seat_to_upgrade() if isinstance(self._at, Seat) else self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         code = at.try_upgrade() if isinstance(at, Seat) else at.try_upgrade(self._task)
         if code == 0:
             self._end_view()
-            self._view = whole[:]
+            self._view = at.writable[:]
             return
         still_held = isinstance(at, Cohort) and code == BUSY
         if code in (BUSY, LOST):
@@ -458,7 +454,7 @@ class Hold:
         if code < 0:
             raise failure(code, self._region._name)
         self._end_view()
-        self._view = self._whole[:].toreadonly()
+        self._view = at.readable[:]
 
     def _held_at(self) -> Cohort | Seat:
         if self._view is None or self._at is None:
@@ -542,7 +538,9 @@ class Hold:
 
     def _entered(self) -> memoryview:
         """The lock is ours: the view that says so."""
-        view = self._view = self._whole[:]
+        assert self._at is not None
+        at = self._at
+        view = self._view = at.writable[:] if self.exclusive else at.readable[:]
         return view
 
     def _check_unused(self) -> None:

@@ -66,7 +66,8 @@ class Locks:
         hold = self._spare_read
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
-        hold = ReadHold(self, self._usable().readable, check_timeout(timeout), fast_acquire)
+        self._usable()
+        hold = ReadHold(self, check_timeout(timeout), fast_acquire)
         self._spare_read = hold if hold._plain else None
         return hold
 
@@ -88,11 +89,13 @@ class Locks:
             PermissionError: the region was attached with ``readonly=True``.
         """
         if recover:
-            return RecoveryHold(self, self._writable(), check_timeout(timeout), fast_acquire)
+            self._check_writable()
+            return RecoveryHold(self, check_timeout(timeout), fast_acquire)
         hold = self._spare_write
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
-        hold = WriteHold(self, self._writable(), check_timeout(timeout), fast_acquire)
+        self._check_writable()
+        hold = WriteHold(self, check_timeout(timeout), fast_acquire)
         self._spare_write = hold if hold._plain else None
         return hold
 
@@ -107,7 +110,8 @@ class Locks:
 
         Arguments and errors are those of `write_lock`.
         """
-        return Transaction(self, self._writable(), check_timeout(timeout), fast_acquire)
+        self._check_writable()
+        return Transaction(self, check_timeout(timeout), fast_acquire)
 
     def statistics(self) -> Statistics:
         """What the locks of this region have done in this process since it was opened or forked.
@@ -181,7 +185,8 @@ class Locks:
         hold.repair(self._on_owner_death)
 
     def _recovery(self) -> RecoveryHold:
-        return RecoveryHold(self, self._writable(), None, True)
+        self._check_writable()
+        return RecoveryHold(self, None, True)
 
     # ---- what holds ask for ----------------------------------------------------
 
@@ -257,14 +262,12 @@ class Locks:
             raise closed(self._name)
         return opener
 
-    def _writable(self) -> memoryview:
-        """What a writer gets a slice of."""
-        whole = self._usable().writable
+    def _check_writable(self) -> None:
+        self._usable()
         if self._readonly:
             raise PermissionError(
                 errno.EACCES, "attached with readonly=True: there are no write locks", self._name
             )
-        return whole
 
 
 def _close_in_its_thread(cohort: Cohort) -> None:
