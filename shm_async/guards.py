@@ -85,7 +85,7 @@ class WriteHold(Hold):
         finally:
             cohort.writer = None
             cohort.idle = True
-        if code or cohort.closed:
+        if code or cohort.ended:
             cohort.left(code)
         return DONE
 
@@ -166,6 +166,6 @@ class ReadHold(Hold):
                 code = lock_release(cohort.handle)
             finally:
                 cohort.idle = True
-            if code or cohort.closed:
+            if code or cohort.ended:
                 cohort.left(code)
         return DONE

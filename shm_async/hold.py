@@ -28,7 +28,7 @@ from ._native import (
 )
 from .asynclock import EXCLUSIVE, LOST, Cohort
 from .elements import numpy_array
-from .errors import OwnerDiedError, WouldBlockError
+from .errors import OwnerDiedError, RegionReplacedError, WouldBlockError
 from .filelock import BUSY, FORKED, failure
 from .loops import NO_TASK, Task, loop_is_running
 from .synclock import Seat, check_timeout, deadline_of, time_left
@@ -124,9 +124,9 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                await self._region._repair(error)
+                await self._region._mend(error)
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -231,9 +231,9 @@ class Hold:
                     raise failure(code, self._region._name, seat.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_blocking(error, time_left(deadline), may_wait=may_wait)
+                self._region._mend_blocking(error, time_left(deadline), may_wait=may_wait)
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -241,11 +241,11 @@ class Hold:
 
     def _try_seat(self) -> tuple[int, Seat]:
         """Try to go in from a seat of the pool, made anew after a fork."""
-        seat = self._at = self._region._pool.take()
+        seat = self._at = self._region._take_seat()
         code = seat.try_enter(self.exclusive, self.manner)
         if code == FORKED:
             self._region._renew()
-            seat = self._at = self._region._pool.take()
+            seat = self._at = self._region._take_seat()
             code = seat.try_enter(self.exclusive, self.manner)
         return code, seat
 
@@ -275,9 +275,9 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_nowait(error)
+                self._region._mend_nowait(error)
             except BaseException:
                 self._undo(entered)
                 raise
@@ -341,6 +341,7 @@ class Hold:
             RegionClosedError: the region was closed, before or while waiting.
             RegionSizeError: the object was truncated.
             OwnerDiedError: somebody wrote in between, and died inside.
+            RegionReplacedError: somebody resized it in between, also with ``follow=True``.
 
             After the first two, and on a region that had been closed before, the read lock is
             still held; after anything else nothing is.
@@ -362,7 +363,7 @@ class Hold:
         except OwnerDiedError as error:
             died = error
         while True:  # whose lock was let go on the way
-            await self._region._repair(died)
+            await self._region._mend(died)
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -405,7 +406,7 @@ class Hold:
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._repair_blocking(died, time_left(deadline))
+            self._region._mend_blocking(died, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.
