@@ -138,6 +138,7 @@ class Waiter:
 
     def __init__(self, exclusive: bool, task: object) -> None:
         self.exclusive, self.task = exclusive, task
+        self.manner = MARK
         self.upgrading = False
         self.granted = self.woken = self.cancelled = False
         self.error: Exception | None = None
