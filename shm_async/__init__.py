@@ -7,11 +7,13 @@ from .errors import (
     RegionExistsError,
     RegionFormatError,
     RegionNotFoundError,
+    RegionReplacedError,
     RegionSizeError,
     ShmError,
     WouldBlockError,
 )
 from .hold import Hold
+from .pruning import prune
 from .region import Region
 from .statistics import Statistics
 
@@ -24,8 +26,10 @@ __all__ = [
     "RegionExistsError",
     "RegionFormatError",
     "RegionNotFoundError",
+    "RegionReplacedError",
     "RegionSizeError",
     "ShmError",
     "Statistics",
     "WouldBlockError",
+    "prune",
 ]

@@ -28,7 +28,7 @@ from ._native import (
 )
 from .asynclock import EXCLUSIVE, LOST, Cohort
 from .elements import numpy_array
-from .errors import OwnerDiedError, WouldBlockError
+from .errors import OwnerDiedError, RegionReplacedError, WouldBlockError
 from .filelock import BUSY, FORKED, failure
 from .loops import NO_TASK, Task, loop_is_running
 from .synclock import Seat, check_timeout, deadline_of, time_left
@@ -68,7 +68,6 @@ class Hold:
         "_timeout",
         "_try",
         "_view",
-        "_whole",
     )
 
     exclusive: ClassVar[bool]
@@ -80,11 +79,8 @@ class Hold:
     # What is held, for reading or for writing, is known to _at alone; `exclusive` is what
     # will be asked for.
 
-    def __init__(
-        self, region: "Locks", whole: memoryview, timeout: float | None, fast_acquire: bool
-    ) -> None:
+    def __init__(self, region: "Locks", timeout: float | None, fast_acquire: bool) -> None:
         self._region = region
-        self._whole = whole  # the region's data; what the holder gets is a slice of it
         self._try: Callable[[LockHandle], int] = (
             lock_try_exclusive if self.exclusive else lock_try_shared
         )
@@ -128,9 +124,9 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                await self._region._repair(error)
+                await self._region._mend(error)
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -167,7 +163,7 @@ class Hold:
             seat = self._region._pool.free.pop()
             if not self._try(seat.handle):
                 self._at = seat
-                view = self._view = self._whole[ALL]
+                view = self._view = (seat.writable if self.exclusive else seat.readable)[ALL]
                 return view
             busy, seat = seat, None  # never to the pool twice: two threads would share it
             busy.abandon()
@@ -235,9 +231,9 @@ class Hold:
                     raise failure(code, self._region._name, seat.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_blocking(error, time_left(deadline), may_wait=may_wait)
+                self._region._mend_blocking(error, time_left(deadline), may_wait=may_wait)
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -245,11 +241,11 @@ class Hold:
 
     def _try_seat(self) -> tuple[int, Seat]:
         """Try to go in from a seat of the pool, made anew after a fork."""
-        seat = self._at = self._region._pool.take()
+        seat = self._at = self._region._take_seat()
         code = seat.try_enter(self.exclusive, self.manner)
         if code == FORKED:
             self._region._renew()
-            seat = self._at = self._region._pool.take()
+            seat = self._at = self._region._take_seat()
             code = seat.try_enter(self.exclusive, self.manner)
         return code, seat
 
@@ -279,9 +275,9 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_nowait(error)
+                self._region._mend_nowait(error)
             except BaseException:
                 self._undo(entered)
                 raise
@@ -345,19 +341,20 @@ class Hold:
             RegionClosedError: the region was closed, before or while waiting.
             RegionSizeError: the object was truncated.
             OwnerDiedError: somebody wrote in between, and died inside.
+            RegionReplacedError: somebody resized it in between, also with ``follow=True``.
 
             After the first two, and on a region that had been closed before, the read lock is
             still held; after anything else nothing is.
         """
         cohort = self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             kept = await self._upgrade(cohort)
         except BaseException:
             self._at = None
             raise
-        self._view = whole[:]
+        self._view = cohort.writable[:]
         return kept
 
     async def _upgrade(self, cohort: Cohort) -> bool:
@@ -366,7 +363,7 @@ class Hold:
         except OwnerDiedError as error:
             died = error
         while True:  # whose lock was let go on the way
-            await self._region._repair(died)
+            await self._region._mend(died)
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -386,7 +383,7 @@ class Hold:
         """
         timeout = self._timeout if timeout is None else check_timeout(timeout)
         seat = self._seat_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             code = seat.try_upgrade()
@@ -397,7 +394,7 @@ class Hold:
         except BaseException:
             self._undo(False)
             raise
-        self._view = whole[:]
+        self._view = seat.writable[:]
         return code == 0
 
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
@@ -409,7 +406,7 @@ class Hold:
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._repair_blocking(died, time_left(deadline))
+            self._region._mend_blocking(died, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.
@@ -422,11 +419,11 @@ class Hold:
                 is still held.
         """
         at = self._seat_to_upgrade() if isinstance(self._at, Seat) else self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         code = at.try_upgrade() if isinstance(at, Seat) else at.try_upgrade(self._task)
         if code == 0:
             self._end_view()
-            self._view = whole[:]
+            self._view = at.writable[:]
             return
         still_held = isinstance(at, Cohort) and code == BUSY
         if code in (BUSY, LOST):
@@ -458,7 +455,7 @@ class Hold:
         if code < 0:
             raise failure(code, self._region._name)
         self._end_view()
-        self._view = self._whole[:].toreadonly()
+        self._view = at.readable[:]
 
     def _held_at(self) -> Cohort | Seat:
         if self._view is None or self._at is None:
@@ -542,7 +539,9 @@ class Hold:
 
     def _entered(self) -> memoryview:
         """The lock is ours: the view that says so."""
-        view = self._view = self._whole[:]
+        assert self._at is not None
+        at = self._at
+        view = self._view = at.writable[:] if self.exclusive else at.readable[:]
         return view
 
     def _check_unused(self) -> None:

@@ -26,6 +26,7 @@ from ._native import (
     watch_look,
     watch_remove,
 )
+from .asynclock import Ending
 from .filelock import Opener, closed, failure
 from .loops import NO_TASK, Loop, Waiter, adapt
 from .segment import FD_DIR
@@ -251,7 +252,7 @@ class Lookout:
         """Wait until there is something to look at. Cancellable.
 
         Raises:
-            RegionClosedError, RegionSizeError, OwnerDiedError.
+            OwnerDiedError, RegionReplacedError, and all that ends a region.
         """
         waiter = self.loop.waiter(False, NO_TASK)
         self.waiting[waiter] = None
@@ -268,13 +269,13 @@ class Lookout:
         if not self.waiting and (hub := self.hub()) is not None:
             hub.tidy_later()
 
-    def close(self) -> None:
-        """Stop looking; who waits is told that the region is closed. Closing twice is fine."""
+    def close(self, why: Ending = closed) -> None:
+        """Stop looking, and tell who waits why. Closing twice is fine."""
         if self.closer is not None:
             self.closer = None
             if (hub := self.hub()) is not None:
                 hub.remove(self)
-            self._wake(lambda: closed(self.name))
+            self._wake(lambda: why(self.name))
 
 
 #: By the id of their event loops, which keep them: nothing here keeps a loop.

@@ -10,8 +10,9 @@ from weakref import WeakValueDictionary
 import anyio.lowlevel
 
 from ._native import BUSY, SHRUNK, control_generation
-from .errors import OwnerDiedError, RegionFormatError
-from .filelock import failure
+from .asynclock import Ending
+from .errors import OwnerDiedError, RegionFormatError, RegionReplacedError
+from .filelock import Opener, closed, failure
 from .locks import close_in_its_thread
 from .lookout import LAST, NEVER, Lookout, hub_of
 from .loops import current_loop
@@ -20,7 +21,7 @@ from .snapshot import Snapshots
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Changes", "Watches"]
+__all__ = ["Changes", "Watches", "close_lookouts"]
 
 
 class Changes(AsyncIterator[int]):
@@ -84,6 +85,8 @@ class Watches(Snapshots):
         Raises:
             OwnerDiedError: the last writer died inside; see `on_owner_death`. With "ignore" his
                 death counts as the end of his lock, and a function repairs the data first.
+            RegionReplacedError: somebody has resized it; with ``follow=True`` that is a change.
+            RegionNotFoundError: it was unlinked, with ``if_unlinked="raise"``.
             RegionClosedError: also while waiting. RegionSizeError: the object was truncated.
             RegionFormatError: the region is not managed, so it has no generation.
             RuntimeError: the task holds a lock of the region, so nobody could ever write.
@@ -106,11 +109,10 @@ class Watches(Snapshots):
                     raise failure(code, self._name, lookout.handle)
                 self._refuse_to_wait_for_ones_own_change()
                 await lookout.wait()
-            except OwnerDiedError as error:
-                died = error
-            else:
                 continue
-            await self._repair(died)
+            except (OwnerDiedError, RegionReplacedError) as error:
+                refusal = error
+            await self._mend(refusal)
 
     def changes(self, *, since: int | None = None) -> Changes:
         """The changes from now on: ``async for generation in region.changes()``.
@@ -148,16 +150,19 @@ class Watches(Snapshots):
     def _lookout(self) -> Lookout:
         """The running event loop's."""
         native = current_loop()
-        lookout = self._lookouts.get(native)
-        if lookout is None or lookout.handle.fd < 0:
-            try:
-                lookout = self._lookouts[native] = Lookout(self._usable(), hub_of(native))
-            except OSError:
-                self._usable()  # closed meanwhile: there was nothing left to open it from
+        lookouts, opener = self._lookouts, self._usable()  # in this order: see _have_locks
+        lookout = lookouts.get(native)
+        if lookout is not None and lookout.handle.fd >= 0:
+            return lookout
+        try:
+            lookout = lookouts[native] = Lookout(opener, hub_of(native))
+        except OSError:  # closed meanwhile, or replaced: there was nothing left to open it from
+            if self._usable() is opener:
                 raise
-            if self._opener is None:  # closed meanwhile, and close() did not see this one
-                lookout.close()
-        self._usable()
+            return self._lookout()
+        if self._opener is None:  # closed meanwhile, and close() did not see this one
+            lookout.close()
+            raise closed(self._name)
         return lookout
 
     def _refuse_to_wait_for_ones_own_change(self) -> None:
@@ -171,14 +176,19 @@ class Watches(Snapshots):
 
     # ---- birth, fork, death --------------------------------------------------------
 
-    def _start_afresh(self) -> None:
-        super()._start_afresh()
-        self._lookouts = WeakValueDictionary()
+    def _have_locks(self, opener: Opener) -> None:
+        super()._have_locks(opener)
+        self._lookouts = WeakValueDictionary()  # last: none of the opener before gets in here
 
     def _end_locks(self) -> None:
         super()._end_locks()
-        for lookout in list(self._lookouts.values()):
-            close_in_its_thread(lookout)
+        close_lookouts(self._lookouts, closed)
+
+
+def close_lookouts(lookouts: WeakValueDictionary[object, Lookout], why: Ending) -> None:
+    """Close them all, each in its event loop, and tell who waits why."""
+    for lookout in list(lookouts.values()):
+        close_in_its_thread(lookout, why)
 
 
 def _check_since(since: int) -> int:

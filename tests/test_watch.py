@@ -113,8 +113,8 @@ def peer(region: Region) -> Iterator[Peer]:
 
 def word(region: Region) -> bool:
     """Whether the control page says that somebody sleeps until something changes."""
-    assert region._control is not None
-    return bool(region._control.watchers & 1)
+    assert region._opener is not None
+    return bool(region._opener.control.watchers & 1)
 
 
 def instances() -> int:
@@ -485,7 +485,7 @@ async def test_a_writer_who_is_killed_before_telling_is_heard_all_the_same(regio
 
     def end_untold() -> None:
         region.write_lock().acquire_blocking()
-        region._control.generation += 1
+        region._opener.control.generation += 1
         os.kill(os.getpid(), signal.SIGKILL)
 
     async with one_who_waits(region) as one:

@@ -10,7 +10,8 @@
  * Change notification. Stores through a mapping are invisible to the kernel, so a writer
  * tells: it touches the times of the object behind its descriptor, and inotify passes that on
  * as IN_ATTRIB to every process that watches it. One who dies before that closes a writable
- * descriptor by dying: IN_CLOSE_WRITE. Who cuts the object short: IN_MODIFY.
+ * descriptor by dying: IN_CLOSE_WRITE. Who cuts the object short: IN_MODIFY. Who takes its
+ * name away, or gives it to another one: IN_ATTRIB, as it has a link less.
  *
  * A writer tells only if there is word in the control page that somebody wants to know, and
  * then takes the word away: a watcher leaves it each time before it goes to sleep. So writers
@@ -60,6 +61,8 @@ static int64_t look(const shma_lock *lock)
 {
     int32_t code = shma_lock_whole(lock);
 
+    if (code == 0)
+        code = shma_object_current(lock->fd, lock->sysv, lock->control, lock->linked);
     return code < 0 ? code : low_bits(shma_control_generation(lock->control));
 }
 
