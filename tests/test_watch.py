@@ -15,6 +15,7 @@ from subprocess import PIPE, Popen
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from conftest import Rival, our_descriptors, wait_until, writer_dies
 from test_fork import fork, in_child  # noqa: F401  # a fixture
@@ -24,6 +25,8 @@ from shm_async import (
     Region,
     RegionClosedError,
     RegionFormatError,
+    RegionNotFoundError,
+    RegionReplacedError,
     RegionSizeError,
     _native,
     asynclock,
@@ -883,6 +886,59 @@ async def test_an_unlinked_region_is_watched_like_any_other(region: Region, peer
     async with one_who_waits(region) as one:
         peer.do("with")
         assert await one.hear() == 2
+
+
+async def test_an_unlinked_region_that_must_have_its_name_is_told(region: Region):
+    with Region.attach(region.name, if_unlinked="raise") as strict:
+        async with one_who_waits(region) as one:
+            async with one_who_waits(strict) as another:
+                region.unlink()
+                assert isinstance(await another.hear(), RegionNotFoundError)
+                assert one.told == []
+
+
+async def test_who_follows_hears_of_a_resize_as_of_any_change(region: Region):
+    await write_with(region)
+    with Region.attach(region.name, follow=True) as follower:
+        async with one_who_waits(follower) as one:
+            await region.resize_async(9)
+            assert await one.hear() == 4
+            assert len(follower) == 9
+        async with one_who_waits(follower) as one:
+            await write_with(region)
+            assert await one.hear() == 6
+        generation = 6
+        async with one_who_waits(follower, since=generation) as one:
+            for length in (20, 8, 30):
+                await region.resize_async(length)
+            generation = await one.hear()
+        with anyio.fail_after(SOON):
+            while generation < 12:
+                generation = await follower.wait_changed(since=generation)
+        assert generation == region.generation == 12
+
+
+async def test_who_does_not_follow_is_told_of_a_resize(region: Region):
+    with Region.attach(region.name) as other:
+        async with one_who_waits(other) as one:
+            await region.resize_async(9)
+            assert isinstance(await one.hear(), RegionReplacedError)
+        with pytest.raises(RegionReplacedError):
+            await other.wait_changed()
+
+
+@pytest.mark.parametrize("thread", [False, True])
+async def test_who_resizes_hears_of_it_too(region: Region, thread: bool):
+    """No `follow` is needed: this very object has the new one."""
+    async with one_who_waits(region) as one:
+        if thread:
+            await anyio.to_thread.run_sync(region.resize, 9)
+        else:
+            await region.resize_async(9)
+        assert await one.hear() == 2
+    async with one_who_waits(region) as one:
+        await write_with(region)
+        assert await one.hear() == 4
 
 
 async def test_a_readonly_attachment_watches_without_leaving_word(region: Region, peer: Peer):
