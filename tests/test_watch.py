@@ -294,7 +294,9 @@ async def come_and_go(region: Region) -> None:
 @pytest.mark.parametrize("what", [read, write_nothing, fail_in_a_transaction, come_and_go])
 async def test_what_is_no_change_wakes_nobody(region: Region, what):
     async with one_who_waits(region) as one:
+        before = times(region)
         await what(region)
+        assert times(region) == before, "it was told of"
         with region.write_lock():
             pass
         assert await one.hear() == 2  # and not 0, some time before
@@ -487,7 +489,8 @@ async def test_a_writer_who_is_killed_before_telling_is_heard_all_the_same(regio
     """The generation is even, nobody was told: the kernel closes its descriptor."""
 
     def end_untold() -> None:
-        region.write_lock().acquire_blocking()
+        hold = region.write_lock()
+        hold.acquire_blocking()
         region._opener.control.generation += 1
         os.kill(os.getpid(), signal.SIGKILL)
 
