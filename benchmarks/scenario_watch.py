@@ -7,8 +7,10 @@ other, with a reader of asyncio at its end, is what the kernel can do for two th
 
 And a pair of acquire and release of the write lock, by `with`, flat out, on a region that nobody
 watches and on one that other processes do: their difference is what a writer pays for
-telling. The watchers are awake all the time then, on another CPU. At a leisurely pace, a
-millisecond apart, the writer pays for waking them, too. Each process stays on its CPU.
+telling. The watchers are awake all the time then, on another CPU, so they are compared with
+a CPU that is as busy. At a leisurely pace, a millisecond apart, the writer pays for waking
+them each time, as whoever wakes somebody does: a byte into a pipe that a process sleeps on tells
+how much. Each process stays on its CPU.
 """
 
 import asyncio
@@ -23,13 +25,19 @@ from benchmarks.harness import Report, interleave, median_ratio, summarise
 from benchmarks.loops import LOOPS
 from benchmarks.loops import run as run_loop
 from benchmarks.outcome import Bars, Bench, Outcome, Table, Target
+from benchmarks.peers import SyncLock
+from benchmarks.place import SHM
 from benchmarks.processes import Member, Pipe, members
 from benchmarks.scenario_handover import two_cpus
 from shm_async import Region
 
 PIPE = "a pipe, asyncio"
+QUICK, SLOW = "flat out, ", "at leisure, "
 NOBODY = "nobody watches"
-WATCHERS = (1, 4)  # processes
+BUSY = "nobody watches, the other CPU is busy"
+ONE = "1 process watches"
+CROWDS = {ONE: 1, "4 processes watch": 4}
+FIFO = "instead of the lock, a byte to a process that reads a pipe"
 PAUSE = 0.002  # seconds
 PAIRS, SLOW_PAIRS = 2000, 50  # in one round
 STOP = 1 << 62  # a stamp that ends a round
@@ -97,13 +105,13 @@ def watcher(pipe: Pipe, loop: str, name: str, cpu: int) -> None:
 async def listen(pipe: Pipe, name: str) -> None:
     samples = []
     with Region.attach(name) as region:
-        changes, stamp = region.changes(), region.buffer
+        changes, board = region.changes(), region.buffer
         pipe.send("watching")
         async for _ in changes:
-            now = time.monotonic_ns()
-            if stamp[0] == STOP:
+            stamp = board[0]
+            if stamp == STOP:
                 break
-            samples.append((now - stamp[0]) / 1e9)
+            samples.append((time.monotonic_ns() - stamp) / 1e9)
     pipe.send(samples)
 
 
@@ -125,18 +133,13 @@ def pipe_reader(pipe: Pipe, cpu: int) -> None:
 
 async def listen_to_pipe(pipe: Pipe) -> None:
     samples: list[float] = []
+    stamps: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(pipe.fileno(), readable.set)
+    loop.add_reader(pipe.fileno(), lambda: stamps.put_nowait(pipe.recv()))
     pipe.send("watching")
-    while True:
-        await readable.wait()
-        readable.clear()
-        now = time.monotonic_ns()
-        stamp = pipe.recv()
-        if stamp == STOP:
-            break
-        samples.append((now - stamp) / 1e9)
+    while (stamp := await stamps.get()) != STOP:
+        samples.append((time.monotonic_ns() - stamp) / 1e9)
+    loop.remove_reader(pipe.fileno())
     pipe.send(samples)
 
 
@@ -144,84 +147,116 @@ async def listen_to_pipe(pipe: Pipe) -> None:
 
 
 def writers_cost(bench: Bench, report: Report, outcome: Outcome) -> None:
-    with members(writer, [(two_cpus()[0],)]) as [one]:
-        names = {NOBODY: bench.place.name()}
-        for count in WATCHERS:
-            names[f"{count} processes watch" if count > 1 else "1 process watches"] = (
-                bench.place.name()
-            )
-        one.ask(list(names.values()))
-        crowd = [
-            (LOOPS[0], name, two_cpus()[1])
-            for count, name in zip(WATCHERS, list(names.values())[1:], strict=True)
-            for _ in range(count)
-        ]
-        with members(idle_watcher, crowd) as watching:
-            for each in watching:
+    cpus = two_cpus()
+    names = {who: bench.place.name() for who in (NOBODY, *CROWDS)}
+    byte = bench.place.name()
+    os.mkfifo(fifo(byte))
+    crowd = [(names[who], cpus[1]) for who, count in CROWDS.items() for _ in range(count)]
+    with (
+        members(writer, [(cpus[0], list(names.values()))]) as [one],
+        members(burner, [(cpus[1],)]) as [heater],
+    ):
+        one.receive()
+        with members(follower, crowd) as all_, members(drainer, [(byte, cpus[1])]) as [reader]:
+            for each in (*all_, reader):
                 each.receive()
-            variants = {who: partial(pair, one, name) for who, name in names.items()}
+            variants: dict[str, Callable[[], float]] = {
+                QUICK + BUSY: partial(beside, heater, one, ("flat out", names[NOBODY])),
+                SLOW + FIFO: partial(one.ask, ("byte", byte)),
+            }
+            for who, name in names.items():
+                variants[QUICK + who] = partial(one.ask, ("flat out", name))
+                variants[SLOW + who] = partial(one.ask, ("at leisure", name))
             found = interleave(variants, bench.pick(20, 80), report)
+    cost_table(outcome, found, QUICK, (NOBODY, BUSY, *CROWDS), BUSY)
+    cost_table(outcome, found, SLOW, (NOBODY, *CROWDS, FIFO), NOBODY)
+
+
+def cost_table(
+    outcome: Outcome,
+    found: dict[str, list[float]],
+    pace: str,
+    rows: tuple[str, ...],
+    base: str,
+) -> None:
     table = Table(
-        "The write lock, acquire and release, while others watch",
-        ("flat out, µs", "more, µs", f"x {NOBODY}", "at leisure, µs", "more, µs"),
+        f"The write lock, acquire and release, {pace}while others watch",
+        ("median µs", f"more than: {base}, µs"),
     )
-    quick, slow = ({who: [each[i] for each in found[who]] for who in found} for i in (0, 1))
-    for who in names:
-        more = [
-            statistics.median(a - b for a, b in zip(times[who], times[NOBODY], strict=True)) * 1e6
-            for times in (quick, slow)
-        ]
-        outcome.samples[who] = summarise(quick[who])
-        table.add(
-            who,
-            statistics.median(quick[who]) * 1e6,
-            more[0],
-            median_ratio(quick[who], quick[NOBODY]),
-            statistics.median(slow[who]) * 1e6,
-            more[1],
-        )
-        if who == "1 process watches":
-            outcome.targets.append(Target("telling one watcher, flat out", more[0], "<=", 3, "µs"))
+    for who in rows:
+        times = found[pace + who]
+        outcome.samples[pace + who] = summarise(times)
+        more = statistics.median(a - b for a, b in zip(times, found[pace + base], strict=True))
+        table.add(who, statistics.median(times) * 1e6, "" if who == FIFO else more * 1e6)
+        if (pace, who) == (QUICK, ONE):
+            what = "telling one watcher, flat out"
+            outcome.targets.append(Target(what, more * 1e6, "<=", 3, "µs"))
     outcome.tables.append(table)
 
 
-def pair(one: Member, name: str) -> tuple[float, float]:
-    """Seconds for a pair, flat out and at leisure."""
-    quick, slow = one.ask(name)
-    return quick, slow
+def beside(heater: Member, one: Member, words: tuple[str, str]) -> float:
+    heater.ask("burn")
+    seconds: float = one.ask(words)
+    heater.ask("stop")
+    return seconds
 
 
-def writer(pipe: Pipe, cpu: int) -> NoReturn:
+def burner(pipe: Pipe, cpu: int) -> NoReturn:
     os.sched_setaffinity(0, {cpu})
-    regions = {name: Region.create(name, 1) for name in pipe.recv()}
-    pipe.send("ready")
     while True:
-        region = regions[pipe.recv()]
-        pipe.send((flat_out(region), at_leisure(region)))
+        pipe.send(pipe.recv())
+        while not pipe.poll(0):
+            pass
+        pipe.send(pipe.recv())
 
 
-def flat_out(region: Region) -> float:
+def fifo(name: str) -> str:
+    return f"{SHM}/{name}.fifo"
+
+
+def writer(pipe: Pipe, cpu: int, names: list[str]) -> NoReturn:
+    os.sched_setaffinity(0, {cpu})
+    locks = {name: Region.create(name, 1).write_lock for name in names}
+    pipe.send("ready")
+    byte_to: dict[str, int] = {}
+    while True:
+        what, name = pipe.recv()
+        if what == "flat out":
+            pipe.send(flat_out(locks[name]))
+        elif what == "at leisure":
+            pipe.send(at_leisure(partial(pair, locks[name])))
+        else:
+            if name not in byte_to:
+                byte_to[name] = os.open(fifo(name), os.O_WRONLY)
+            pipe.send(at_leisure(partial(os.write, byte_to[name], b"x")))
+
+
+def pair(lock: SyncLock) -> None:
+    with lock() as _view:
+        pass
+
+
+def flat_out(lock: SyncLock) -> float:
     start = time.perf_counter()
     for _ in range(PAIRS):
-        with region.write_lock() as _view:
+        with lock() as _view:
             pass
     return (time.perf_counter() - start) / PAIRS
 
 
-def at_leisure(region: Region) -> float:
+def at_leisure(act: Callable[[], object]) -> float:
     times = []
     for _ in range(SLOW_PAIRS):
         time.sleep(PAUSE / 2)
         start = time.perf_counter()
-        with region.write_lock() as _view:
-            pass
+        act()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def idle_watcher(pipe: Pipe, loop: str, name: str, cpu: int) -> None:
+def follower(pipe: Pipe, name: str, cpu: int) -> None:
     os.sched_setaffinity(0, {cpu})
-    run_loop(loop, follow, pipe, name)
+    asyncio.run(follow(pipe, name))
 
 
 async def follow(pipe: Pipe, name: str) -> None:
@@ -230,3 +265,16 @@ async def follow(pipe: Pipe, name: str) -> None:
         pipe.send("watching")
         async for _ in changes:
             pass
+
+
+def drainer(pipe: Pipe, name: str, cpu: int) -> None:
+    os.sched_setaffinity(0, {cpu})
+    asyncio.run(drain(pipe, name))
+
+
+async def drain(pipe: Pipe, name: str) -> NoReturn:
+    fd = os.open(fifo(name), os.O_RDONLY | os.O_NONBLOCK)
+    asyncio.get_running_loop().add_reader(fd, os.read, fd, 100)
+    pipe.send("reading")
+    await asyncio.Event().wait()
+    raise AssertionError("for ever is over")
