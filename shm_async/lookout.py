@@ -94,10 +94,7 @@ class Hub:
 
     def add(self, lookout: "Lookout", path: str) -> int:
         """Have it told of what happens to the object at `path`. Returns the watch descriptor."""
-        number = _native.watch_add(self.handle, path)
-        if number < 0 and not self.lookouts:
-            self._close()
-        check(number, "watch the region", lookout.name)
+        number = check(_native.watch_add(self.handle, path), "watch the region", lookout.name)
         self.lookouts.setdefault(number, []).append(lookout)
         self.tidy_later()
         return number
@@ -148,9 +145,7 @@ class Hub:
     def _tidy(self) -> None:
         """Close the lookouts that nobody has used for a while, and an empty hub."""
         self.tidying = False
-        if not self.lookouts:
-            self._close()
-            return
+        self.close_if_empty()
         everyone = [each for some in self.lookouts.values() for each in some]
         deserted = [lookout for lookout in everyone if not lookout.waiting]
         for lookout in deserted:
@@ -159,10 +154,11 @@ class Hub:
         if deserted:
             self.tidy_later()
 
-    def _close(self) -> None:
-        _hubs.pop(id(self.native), None)
-        self.loop.unwatch(self.handle.fd)
-        self.closer = None
+    def close_if_empty(self) -> None:
+        if not self.lookouts and self.closer is not None:
+            _hubs.pop(id(self.native), None)
+            self.loop.unwatch(self.handle.fd)
+            self.closer = None
 
 
 class Lookout:
@@ -207,6 +203,7 @@ class Lookout:
             self._add(opener, hub)
         except BaseException:
             self.close()
+            hub.close_if_empty()  # the exception may be kept, and us with it
             raise
 
     def _add(self, opener: Opener, hub: Hub) -> None:

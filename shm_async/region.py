@@ -268,8 +268,8 @@ class Region(Resizable):
     def close(self, *, discard: bool = False) -> None:
         """Let go of the region; it goes on existing. Closing twice is fine. Never blocks.
 
-        Tasks and threads that wait for its lock get RegionClosedError, threads
-        within a tenth of a second. Who holds a lock keeps it until released. The
+        Tasks and threads that wait for its lock, or for a change, get RegionClosedError,
+        threads within a tenth of a second. Who holds a lock keeps it until released. The
         memory is given back as soon as no view of it is left.
 
         Args:

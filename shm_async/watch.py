@@ -27,8 +27,8 @@ __all__ = ["Changes", "Watches", "close_lookouts"]
 class Changes(AsyncIterator[int]):
     """The generations that a region comes to, made by `Region.changes`.
 
-    It keeps no more than a number, so it may be dropped at any time. Several tasks that
-    share one take turns; mostly each wants its own.
+    It keeps no more than a number, so it may be dropped at any time. For one task: each wants
+    its own.
     """
 
     __slots__ = ("_region", "_since")
@@ -83,8 +83,8 @@ class Watches(Snapshots):
             An even number. A writer who is inside counts once he has left.
 
         Raises:
-            OwnerDiedError: the last writer died inside; see `on_owner_death`. With "ignore" his
-                death counts as the end of his lock, and a function repairs the data first.
+            OwnerDiedError: the last writer died inside; see `on_owner_death`. With "ignore" the
+                death counts as the end of a lock, and a function repairs the data first.
             RegionReplacedError: somebody has resized it; with ``follow=True`` that is a change.
             RegionNotFoundError: it was unlinked, with ``if_unlinked="raise"``.
             RegionClosedError: also while waiting. RegionSizeError: the object was truncated.

@@ -1026,6 +1026,24 @@ async def test_a_limit_of_inotify_is_named(
         assert await one.hear() == 2
 
 
+async def test_it_works_without_proc(region: Region, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lookout, "FD_DIR", "/nonexistent")
+    async with one_who_waits(region) as one:
+        await write_with(region)
+        assert await one.hear() == 2
+
+
+async def test_without_proc_another_object_of_that_name_is_not_watched(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lookout, "FD_DIR", "/nonexistent")
+    region.unlink()
+    with Region.create(region.name, 1):
+        with pytest.raises(OSError, match="another object") as caught:
+            await region.wait_changed()
+        assert caught.value.errno == errno.ESTALE
+
+
 def test_exec_keeps_no_instance(region: Region):
     async def main() -> None:
         async with one_who_waits(region):

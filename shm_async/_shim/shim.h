@@ -339,8 +339,8 @@ int32_t shma_watch_read(shma_watch *watch);
  * mapped for writing: the next writer to end tells, once. A dead writer's end is where it
  * would be if it had lived, once the next one writes, or at once if `ignore` is set.
  * -EWOULDBLOCK: none after `since`, and somebody is inside; he may die there, so look again
- * in a while. -EOWNERDEAD: none, and who was inside died there, see `dead_pid`. -ERANGE: the
- * object is smaller than it was. -ESTALE, -ENOLINK as for a lock. For a `lock` that holds nothing and is used for nothing else.
+ * in a while. -EOWNERDEAD: none, and who was inside died there, see `dead_pid`. -ERANGE,
+ * -ESTALE, -ENOLINK: as for a lock. For a `lock` that holds nothing and is used for nothing else.
  */
 int64_t shma_watch_look(shma_lock *lock, int64_t since, int32_t leave_word);
 

@@ -142,7 +142,7 @@ void shma_watch_close(shma_watch *watch)
     watch->fd = -1;
     if (watch->link)
         forget(watch);
-    shma_registry_release(); /* before what may take 10 ms */
+    shma_registry_release(); /* before what may take 10 ms; a child forked just now keeps it */
     if (fd >= 0)
         (void)close(fd);
 }
