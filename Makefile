@@ -58,6 +58,7 @@ model: $(VENV)/bin/python
 stress: $(VENV)/test.stamp
 	$(BIN)/python tests/stress.py --seconds 100
 	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
+	TEST_KILLS=1000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_kills.py tests/test_lifetime.py -k kill
 
 # One wheel, made from the sdist, tried on every Python that is here.
 wheel-test: $(VENV)/test.stamp $(NODE_STAMP)
