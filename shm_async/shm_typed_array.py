@@ -122,7 +122,7 @@ def create(
         region = Region.create(
             None if key is None else _check_key(key),
             count,
-            dtype=TYPES[type_key][0],
+            dtype=TYPES[type_key],
             layout="sized" if isinstance(key, str) else "raw",
             mode=_check_perm(perm),
         )
@@ -145,7 +145,7 @@ def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
     _check_type_key(type_key)
     layout: Layout = "sized" if isinstance(key, str) else "raw"
     try:
-        region = Region.attach(_check_key(key), dtype=TYPES[type_key][0], layout=layout)
+        region = Region.attach(_check_key(key), dtype=TYPES[type_key], layout=layout)
     except RegionNotFoundError:
         return None
     return _array(region, type_key, created=0)
