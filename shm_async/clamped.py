@@ -14,9 +14,9 @@ def clamp(value: Number) -> int:
     Raises:
         TypeError: no number.
     """
-    if hasattr(value, "__index__"):  # exact, however large
-        return min(max(value.__index__(), 0), 255)
-    if not hasattr(value, "__float__"):
+    if isinstance(value, int):  # however large
+        return min(max(value, 0), 255)
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
         raise TypeError(f"a clamped element must be a number, not {type(value).__name__}")
     number = float(value)
     return 0 if number != number else round(min(max(number, 0.0), 255.0))
