@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sysv_ipc
@@ -19,20 +19,21 @@ NODE_DIR = Path(os.environ.get("TEST_NODE_DIR", ROOT / "build" / "node"))
 BUILT = NODE_DIR / "node_modules" / "shm-typed-array" / "build" / "Release" / "shm.node"
 
 
-def need_node() -> str:
-    """The node to run; skips the test where there is none, but never in CI."""
-    node = shutil.which("node")
-    reason = None
-    if node is None:
-        reason = "NODE IS MISSING: nothing here was tried against the real shm-typed-array"
-    elif not BUILT.exists():
-        reason = "SHM-TYPED-ARRAY IS NOT INSTALLED: run `make build/node.stamp`"
-    if reason is None:
-        assert node is not None
-        return node
+def missing(reason: str) -> NoReturn:
+    """Skip the test for want of something that `make test` installs; with CI set, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def need_node() -> str:
+    """The node to run."""
+    node = shutil.which("node")
+    if node is None:
+        missing("NODE IS MISSING: nothing here was tried against the real shm-typed-array")
+    if not BUILT.exists():
+        missing("SHM-TYPED-ARRAY IS NOT INSTALLED: run `make build/node.stamp`")
+    return node
 
 
 def environment() -> dict[str, str]:
