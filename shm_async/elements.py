@@ -141,17 +141,17 @@ def _check_order(right: bool, dtype: DTypeLike) -> None:
         )
 
 
-def check_length(length: int) -> int:
-    """Return `length`, a number of elements, as an int of at least 1.
+def check_length(length: int, what: str = "length") -> int:
+    """Return `length`, a number of elements or bytes, as an int of at least 1.
 
     Raises:
-        TypeError: not an integer (a bool is none). ValueError: below 1.
+        TypeError: `what` is not an integer (a bool is none). ValueError: it is below 1.
     """
     if isinstance(length, bool) or not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an int, not {type(length).__name__}")
+        raise TypeError(f"{what} must be an int, not {type(length).__name__}")
     length = operator.index(length)
     if length < 1:
-        raise ValueError(f"length must be at least 1 element, not {length}")
+        raise ValueError(f"{what} must be at least 1, not {length}")
     return length
 
 
@@ -166,7 +166,7 @@ def check_shape(length: int | None, shape: Sequence[int] | None) -> tuple[int, .
         return None if length is None else (check_length(length),)
     if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
         raise TypeError(f"shape must be a tuple of ints, not {type(shape).__name__}")
-    dims = tuple(check_length(dim) for dim in shape)
+    dims = tuple(check_length(dim, "each dimension") for dim in shape)
     if not 1 <= len(dims) <= MAX_NDIM:
         raise ValueError(f"shape must have 1 to {MAX_NDIM} dimensions, not {len(dims)}")
     if length is not None and check_length(length) != math.prod(dims):

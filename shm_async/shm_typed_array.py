@@ -34,6 +34,7 @@ from types import FrameType
 from typing import Any
 
 from . import segment
+from .elements import check_length
 from .errors import RegionExistsError, RegionNotFoundError
 from .layouts import Layout
 from .region import Region
@@ -152,7 +153,10 @@ def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
 
 
 def detach(key: int | str, force_destroy: bool = False) -> int:
-    """End every attachment of this process to that segment, and its arrays. Never blocks.
+    """End every attachment of this process to that segment, and its arrays.
+
+    Never blocks, but to destroy an empty object that this process never had: then for the
+    second in which its creator, if there is one, should have filled it.
 
     A System V segment is destroyed with its last attachment, in whatever process; a POSIX
     object only if asked to.
@@ -163,7 +167,8 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
         never had it and is not to destroy it.
 
     Raises:
-        PermissionError: another user's, so not ours to destroy. ValueError, TypeError: no key.
+        PermissionError: another user's, so not ours to destroy. RegionSizeError: an empty object,
+        of which its creator died. ValueError, TypeError: no key.
     """
     key = _check_key(key)
     known = _known.get(key)
@@ -289,10 +294,9 @@ def _check_type_key(type_key: str) -> None:
 
 
 def _check_count(count: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"count must be an int, not {type(count).__name__}")
-    if not 1 <= count <= LENGTH_MAX:
-        raise ValueError(f"count must be between 1 and {LENGTH_MAX}, not {count}")
+    count = check_length(count, "count")
+    if count > LENGTH_MAX:
+        raise ValueError(f"count must be at most {LENGTH_MAX}, not {count}")
     return count
 
 

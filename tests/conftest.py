@@ -14,6 +14,7 @@ import pytest
 from peers import fresh_key, remove_segment, segment_of
 
 from shm_async import Region
+from shm_async import shm_typed_array as shm
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -58,6 +59,11 @@ def our_threads() -> set[str]:
 def our_locks() -> list[str]:
     rows = Path("/proc/locks").read_text().splitlines()
     return [row for row in rows if str(os.getpid()) in row.split() and "FLOCK" in row]
+
+
+def locked_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmLck:")[2].split()[0]) * 1024
 
 
 def blocked_in_flock(pid: int) -> bool:
@@ -224,3 +230,16 @@ def sysv_key() -> Iterator[int]:
     left = segment_of(key)
     remove_segment(key)
     assert left is None, f"the segment of key {key} was left"
+
+
+@pytest.fixture
+def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
+    """For users of shm_typed_array.
+
+    It ends before the fixture that it asks for: that one then finds the key free again.
+    """
+    yield
+    shm.detach_all()
+    for key in list(shm._known):
+        shm.destroy(key)
+    assert (shm.get_total_size(), shm.get_total_created_size()) == (0, 0)

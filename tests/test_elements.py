@@ -414,9 +414,9 @@ def test_a_transaction_has_the_shape_too(name: str):
     [
         ({"shape": ()}, ValueError, "1 to 6 dimensions, not 0"),
         ({"shape": (1,) * 7}, ValueError, "1 to 6 dimensions, not 7"),
-        ({"shape": (2, 0)}, ValueError, "at least 1 element"),
-        ({"shape": (2, -3)}, ValueError, "at least 1 element"),
-        ({"shape": (2, 1.0)}, TypeError, "must be an int, not float"),
+        ({"shape": (2, 0)}, ValueError, "each dimension must be at least 1, not"),
+        ({"shape": (2, -3)}, ValueError, "each dimension must be at least 1, not"),
+        ({"shape": (2, 1.0)}, TypeError, "each dimension must be an int, not float"),
         ({"shape": 6}, TypeError, "shape must be a tuple of ints, not int"),
         ({"shape": "23"}, TypeError, "shape must be a tuple of ints, not str"),
         ({"shape": (2, 3), "length": 5}, ValueError, "length 5 and shape .* disagree"),
