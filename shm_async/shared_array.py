@@ -77,7 +77,7 @@ class SharedArray:
     _view: memoryview  # released when the array is detached
 
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        """An element, or a memoryview of some."""
+        """An element, or a memoryview of some; a Uint8ClampedArray's clamps."""
         try:
             return self._view[index]
         except ValueError:

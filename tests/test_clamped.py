@@ -166,6 +166,7 @@ async def test_a_readers_view_is_read_only(region: Region, name: str):
     with Region.attach(name, readonly=True) as other:
         for source in (region, other):
             async with source.read_lock() as view:
+                assert type(view) is memoryview  # a buffer in every Python
                 assert view.readonly
                 with pytest.raises(TypeError, match="read-only"):
                     view[0] = 1
@@ -173,6 +174,7 @@ async def test_a_readers_view_is_read_only(region: Region, name: str):
                     view[:] = b"1234"
             with source.read_lock() as view, pytest.raises(TypeError, match="read-only"):
                 view[0] = 1
+        assert type(other.buffer) is memoryview
         with pytest.raises(TypeError, match="read-only"):
             other.buffer[0] = 1
     assert region.snapshot() == bytes(4)

@@ -68,14 +68,18 @@ async def test_a_holds_array_may_write_for_a_writer_and_only_read_for_a_reader(
 
 
 def test_a_conversion_changes_what_the_array_may_do(region: Region):
-    hold = region.read_lock()
-    with hold:
-        assert not hold.numpy().flags.writeable
-        hold.upgrade_blocking()
-        hold.numpy()[0] = 3
-        hold.downgrade()
-        assert not hold.numpy().flags.writeable
-    assert region.buffer[0] == 3
+    reader, writer = region.read_lock(), region.write_lock()
+    with reader:
+        assert not reader.numpy().flags.writeable
+        reader.upgrade_blocking()
+        reader.numpy()[0] = 3
+        reader.downgrade()
+        assert not reader.numpy().flags.writeable
+    with writer:
+        writer.numpy()[0] += 1
+        writer.downgrade()
+        assert not writer.numpy().flags.writeable
+    assert region.buffer[0] == 4
 
 
 @EVERY_TYPE

@@ -31,5 +31,6 @@ def test_the_readmes_code_does_what_it_says():
         "True",
         "100 -100",
         "1 0 0.0",
+        "(2, 3) [[0, 2, 0], [0, 0, 255]]",
         "7 1",
     ]

@@ -200,6 +200,15 @@ def test_a_posix_object_is_got_again_after_its_creator_detached(name: str):
     assert shm.detach(name, force_destroy=True) == 0
 
 
+def test_an_object_that_has_got_the_name_since_is_not_destroyed(name: str):
+    made(8, "Buffer", name)
+    os.unlink(f"/dev/shm/{name}")
+    Path(f"/dev/shm/{name}").write_bytes(header(4) + b"mine")
+    assert shm.destroy(name) is False
+    assert bytes(got(name)[:]) == b"mine"
+    assert shm.destroy(name) is True
+
+
 def test_detaching_all_tells_how_many_segments_it_destroyed(name: str, sysv_key: int):
     made(8, "Buffer", name)
     made(8, "Buffer", sysv_key)
