@@ -216,6 +216,6 @@ def numpy_array(view: memoryview) -> "numpy.ndarray[Any, Any]":
     """
     try:
         import numpy
-    except ImportError:
+    except ModuleNotFoundError:
         raise ImportError("NumPy is not installed: pip install 'shm_async[numpy]'") from None
     return numpy.asarray(plain(view))

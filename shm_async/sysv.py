@@ -275,13 +275,14 @@ def _make(
 
 
 def check_size(name: str, size: int, *, reserve: bool) -> None:
-    """Refuse what would bring the out-of-memory killer.
+    """Refuse at once what can never fit: reserving it would bring the out-of-memory killer.
 
     Raises:
-        OSError: ENOMEM.
+        OSError: ENOMEM or EFBIG.
     """
     if reserve and size > segment.available_memory():
         raise segment.no_memory(name, size)
+    segment.check_possible(name, size)
 
 
 def _refused(code: int, key: int, size: int) -> OSError:

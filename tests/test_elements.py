@@ -1,3 +1,4 @@
+import errno
 import struct
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peers import segment_of
 
 from shm_async import Region, RegionFormatError, RegionSizeError, control, elements, layouts
 
@@ -407,6 +409,20 @@ def test_a_transaction_has_the_shape_too(name: str):
             assert view.shape == (2, 3)
             view[1, 0] = 2.5
         assert region.buffer[1, 0] == 2.5
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+@pytest.mark.parametrize("shape", [(2**62,), (2**31, 2**31), (2**40, 2**40), (2**64,)], ids=str)
+@pytest.mark.parametrize("kind", ["posix", "sysv"])
+def test_a_shape_beyond_all_memory_is_an_oserror_that_tells_the_bytes(
+    name: str, sysv_key: int, kind: str, shape: tuple[int, ...], reserve: bool
+):
+    key = name if kind == "posix" else sysv_key
+    with pytest.raises(OSError, match=r"\d{20,} bytes") as caught:
+        Region.create(key, shape=shape, dtype="uint64", reserve=reserve)
+    assert caught.value.errno in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG)
+    assert not Path(f"/dev/shm/{name}").exists()
+    assert segment_of(sysv_key) is None
 
 
 @pytest.mark.parametrize(
