@@ -2,7 +2,6 @@
 
 import os
 import struct
-import threading
 from pathlib import Path
 
 import pytest
@@ -82,22 +81,23 @@ def test_a_header_that_begins_to_lie_later_moves_nobodys_memory(name: str):
             Region.attach(name, layout="sized")
 
 
-def test_an_attacher_waits_for_the_header_of_a_creator_at_work(name: str):
+def test_an_attacher_waits_for_the_header_of_a_creator_at_work(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     path = Path(f"/dev/shm/{name}")
     path.write_bytes(bytes(12))  # as it is between ftruncate and the first store
-    attached: list[bytes] = []
+    pauses = []
 
-    def attach() -> None:
-        with Region.attach(name, layout="sized") as region:
-            attached.append(bytes(region.buffer))
+    def the_creator_goes_on(seconds: float) -> None:
+        pauses.append(seconds)
+        path.write_bytes(sized(4, b"data"))
 
-    thread = threading.Thread(target=attach)
-    thread.start()
-    with path.open("r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), b"data", 8)
-        os.pwrite(file.fileno(), sized(4, b""), 0)
-    thread.join(10)
-    assert attached == [b"data"]
+    with monkeypatch.context() as patched:
+        patched.setattr("shm_async.segment.time.sleep", the_creator_goes_on)
+        region = Region.attach(name, layout="sized")
+    with region:
+        assert bytes(region.buffer) == b"data"
+    assert len(pauses) == 1
 
 
 def test_an_object_whose_header_stays_zero_is_refused(name: str):

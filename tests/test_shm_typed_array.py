@@ -79,6 +79,11 @@ def test_a_store_takes_buffers_of_its_type_and_numbers_from_others(name: str):
     assert list(array) == [1.5, 2.5, 3.5]
     array[:] = np.array([1, 2, 3], dtype="int16")
     assert list(array) == [1.0, 2.0, 3.0]
+    with pytest.raises(struct.error):
+        made(3, "Int8Array")[:] = b"a\xffb"  # numbers, not bits
+    floats = made(3, "Float32Array")
+    floats[:] = np.array([1, 2, 3], dtype="int32")
+    assert list(floats) == [1.0, 2.0, 3.0]
     letters = made(3)
     letters[:] = b"abc"
     assert bytes(letters[:]) == b"abc"
