@@ -261,7 +261,9 @@ def _array(region: Region, type_key: str, *, created: int) -> SharedArray:
     """Make the array, and know of it from now on."""
     array, view = make(region, f"/{region.name}" if region.key is None else region.key, type_key)
     known = _known.setdefault(_check_key(array.key), _Known(region))
-    known.last = region  # a new segment of an old key: the old one was destroyed by somebody
+    if not known.last._segment.linked():  # somebody destroyed it, and this is another one
+        known.created = 0
+    known.last = region
     known.created = created or known.created
     known.attached.append((region, view))
     return array

@@ -282,6 +282,22 @@ def test_a_new_segment_of_the_same_key_is_not_taken_for_the_old_one(sysv_key: in
     assert shm.detach(sysv_key) == 0
 
 
+@pytest.mark.parametrize("kind", ["sysv", "posix"])
+def test_what_somebody_else_destroyed_and_made_anew_is_not_counted_as_created_here(
+    kind: str, name: str, sysv_key: int
+):
+    key, layout, extra = (sysv_key, "raw", 0) if kind == "sysv" else (name, "sized", 8)
+    made(100, "Buffer", key)
+    with Region.attach(key, layout="raw") as somebody:
+        somebody.unlink()
+    with Region.create(key, 5, layout=layout) as fresh:
+        assert shm.get_total_created_size() == 100 + extra  # it cannot know yet
+        assert len(got(key)) == 5
+        assert (shm.get_total_size(), shm.get_total_created_size()) == (105 + 2 * extra, 0)
+        assert shm.detach(key) == 1
+        fresh.unlink()
+
+
 @pytest.mark.parametrize(
     ("perm", "mode"), [(0o600, 0o600), ("600", 0o600), ("660", 0o660), (0o644, 0o644)]
 )
