@@ -12,6 +12,7 @@ empty POSIX object, its *companion*, which all of us find by the segment's key. 
   then: nobody makes another companion for a segment that lives.
 * Who closes a segment that is gone removes its companion, unless the key is in use again.
   A crash leaves a companion without a segment: empty, and taken over by the key's next user.
+  So does a program that knows nothing of it and removes the segment when all of us are gone.
 """
 
 import errno

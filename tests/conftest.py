@@ -15,6 +15,7 @@ from peers import fresh_key, remove_segment, segment_of
 
 from shm_async import Region
 from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -224,12 +225,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture
 def sysv_key() -> Iterator[int]:
-    """A key that nobody else uses, and proof that its segment is gone in the end."""
+    """A key that nobody else uses, and proof that its segment and companion go in the end."""
     key = fresh_key()
     yield key
-    left = segment_of(key)
+    left, companion = segment_of(key), Path(f"/dev/shm/{companion_of(key)}")
+    companion_left = companion.exists()
     remove_segment(key)
+    companion.unlink(missing_ok=True)
     assert left is None, f"the segment of key {key} was left"
+    assert not companion_left, f"the companion of key {key} was left"
 
 
 @pytest.fixture

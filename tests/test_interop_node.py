@@ -21,6 +21,7 @@ from peers import (
 
 from shm_async import Region
 from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 
 EXTREMES = {
     "Buffer": [0, 1, 255],
@@ -253,6 +254,7 @@ def test_what_the_original_refuses_the_port_refuses(node: Peer, call: tuple[obje
 CREATES_ONE_OF_EACH = """
 import sys
 from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 shm.create(4, "Buffer", int(sys.argv[2]))
 shm.create(4, "Buffer", "/" + sys.argv[1])
 print("ready", flush=True)
@@ -309,8 +311,26 @@ def test_an_arrays_region_has_a_lock_and_node_goes_on_without_one(node: Peer, ke
         view[0] = 7
         theirs.write([8], at=1)
         assert list(view) == [7, 8, 0, 0]
-    shm.detach(key)
     assert node.destroy(key)
+    shm.detach(key)  # who closes what is gone removes the companion, too
+
+
+@pytest.mark.parametrize("kind", ["sysv"])
+def test_a_companion_whose_segment_node_destroys_after_us_serves_the_keys_next_user(
+    node: Peer, key: int
+):
+    companion = Path(f"/dev/shm/{companion_of(key)}")
+    node.create(4, "Buffer", key)
+    ours = shm.get(key)
+    assert ours is not None
+    with ours.region.write_lock():
+        assert companion.exists()
+    assert shm.detach(key) == 1
+    assert node.destroy(key)  # Node knows nothing of it
+    assert companion.exists()
+    assert shm.create(4, "Buffer", key) is not None
+    assert shm.detach(key) == 0
+    assert not companion.exists()
 
 
 @KINDS
