@@ -14,6 +14,7 @@ from ._native import SHRUNK
 from .elements import DTypeLike
 from .errors import RegionExistsError, RegionNotFoundError
 from .filelock import Opener, failure
+from .holders import Holders
 from .layouts import Layout, Plan
 from .mapping import Mapping
 from .recovery import OnOwnerDeath, check_policy
@@ -33,7 +34,7 @@ Owner = Literal["me", "any"]
 OPEN_TRIES = 100
 
 
-class Region(Snapshots):
+class Region(Snapshots, Holders):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event

@@ -30,7 +30,8 @@ def test_offsets_are_the_documented_ones():
         "magic": 0, "version": 16, "flags": 20, "nbytes": 24, "length": 32, "dtype": 40,
         "creator_start": 56, "creator_pid": 64, "ndim": 68, "shape": 72, "reserved": 120,
         "checksum": 124,
-        "generation": 128, "writer_start": 136, "writer_pid": 144, "gate": 192, "watchers": 196,
+        "generation": 128, "writer_start": 136, "writer_pid": 144, "writer_since": 152,
+        "gate": 192, "watchers": 196,
     }  # fmt: skip
     for field, offset in offsets.items():
         assert _native.ffi.offsetof("shma_control", field) == offset, field

@@ -60,6 +60,7 @@ void shma_lock_mark(shma_lock *lock)
     if (!control || lock->writing)
         return;
     lock->writing = 1;
+    control->writer_since = (uint64_t)lock->since; /* nobody decides by it */
     odd = shma_control_generation(control) + 1;
     if (odd & 1) {
         control->writer_pid = lock->pid;

@@ -12,7 +12,7 @@
 /*
  * Native byte order, as both sides are on one host. The first 128 bytes are
  * written once, before the segment has a name, and never again; `checksum`
- * covers bytes 16 to 123.The fields from `generation` on change all the time
+ * covers bytes 16 to 123. The fields from `generation` on change all the time
  * and stand on cache lines of their own.
  */
 typedef struct {
@@ -31,10 +31,12 @@ typedef struct {
     uint64_t generation;      /* 128  odd: somebody writes, or died writing      */
     uint64_t writer_start;    /* 136  like creator_start, of the last writer; 0: not known */
     uint32_t writer_pid;      /* 144  of the last writer                         */
-    uint8_t pad1[44];
+    uint32_t pad1;
+    uint64_t writer_since;    /* 152  when it began, ns (CLOCK_MONOTONIC); for people */
+    uint8_t pad2[32];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
     uint32_t watchers;        /* 196  processes that want to hear of changes     */
-    uint8_t pad2[3896];
+    uint8_t pad3[3896];
 } shma_control;
 
 /* The generation as it is now. Never blocks; may be read under no lock. */
