@@ -116,6 +116,7 @@ class Hold:
         self._check_unused()
         if not self._plain:
             await self._checkpoint()
+        repairs = 0
         while True:
             entered = False
             try:
@@ -130,7 +131,8 @@ class Hold:
                 return self._entered()
             except OwnerDiedError as error:
                 self._undo(entered)
-                await self._region._repair(error)
+                await self._region._repair(error, repairs)
+                repairs += 1
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -220,6 +222,7 @@ class Hold:
     def _acquire_blocking(self, timeout: float | None, *, may_wait: bool = True) -> memoryview:
         self._check_unused()
         deadline = deadline_of(timeout)
+        repairs = 0
         while True:
             entered = False
             try:
@@ -237,7 +240,10 @@ class Hold:
                 return self._entered()
             except OwnerDiedError as error:
                 self._undo(entered)
-                self._region._repair_blocking(error, time_left(deadline), may_wait=may_wait)
+                self._region._repair_blocking(
+                    error, repairs, time_left(deadline), may_wait=may_wait
+                )
+                repairs += 1
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -269,6 +275,7 @@ class Hold:
         if not loop_is_running():
             return self._acquire_blocking(None, may_wait=False)
         self._check_unused()
+        repairs = 0
         while True:
             entered = False
             try:
@@ -281,7 +288,8 @@ class Hold:
                 return self._entered()
             except OwnerDiedError as error:
                 self._undo(entered)
-                self._region._repair_nowait(error)
+                self._region._repair_nowait(error, repairs)
+                repairs += 1
             except BaseException:
                 self._undo(entered)
                 raise
@@ -365,8 +373,10 @@ class Hold:
             return await cohort.upgrade(self._task)
         except OwnerDiedError as error:
             died = error
+        repairs = 0
         while True:  # whose lock was let go on the way
-            await self._region._repair(died)
+            await self._region._repair(died, repairs)
+            repairs += 1
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -403,13 +413,15 @@ class Hold:
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
         died: OwnerDiedError | None
+        repairs = 0
         while True:
             try:
                 seat.wait(True, time_left(deadline))
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._repair_blocking(died, time_left(deadline))
+            self._region._repair_blocking(died, repairs, time_left(deadline))
+            repairs += 1
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.

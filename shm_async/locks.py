@@ -11,12 +11,15 @@ from .filelock import Opener, closed
 from .guards import ReadHold, WriteHold
 from .hold import Hold
 from .loops import NO_TASK, Task, adapt, current_loop
-from .recovery import OnOwnerDeath, RecoveryHold
+from .recovery import OnOwnerDeath, RecoveryHold, Repair
 from .statistics import Ledger, Statistics
 from .synclock import Pool, Seat, check_timeout
 from .transaction import Transaction
 
 __all__ = ["Locks"]
+
+#: Repairs for one lock that is asked for; the next death found is raised.
+MAX_REPAIRS = 8
 
 
 class Locks:
@@ -156,29 +159,40 @@ class Locks:
 
     # ---- when a writer has died --------------------------------------------------
 
-    async def _repair(self, error: OwnerDiedError) -> None:
-        """Have the data put right by who was named for that; nobody: raise the error."""
-        if isinstance(self._on_owner_death, str):
-            raise error
+    async def _repair(self, error: OwnerDiedError, repairs: int) -> None:
+        """Have the data put right by who was named for that; nobody: raise the error.
+
+        Args:
+            error: the death that was found.
+            repairs: how many there have been for the same lock.
+        """
+        repair = self._whose_turn(error, repairs)
         hold = self._recovery()
         await hold.acquire()
-        hold.repair(self._on_owner_death)
+        hold.repair(repair)
 
     def _repair_blocking(
-        self, error: OwnerDiedError, timeout: float | None, *, may_wait: bool = True
+        self, error: OwnerDiedError, repairs: int, timeout: float | None, *, may_wait: bool = True
     ) -> None:
-        if isinstance(self._on_owner_death, str):
-            raise error
+        repair = self._whose_turn(error, repairs)
         hold = self._recovery()
         hold._acquire_blocking(timeout, may_wait=may_wait)
-        hold.repair(self._on_owner_death)
+        hold.repair(repair)
 
-    def _repair_nowait(self, error: OwnerDiedError) -> None:
-        if isinstance(self._on_owner_death, str):
-            raise error
+    def _repair_nowait(self, error: OwnerDiedError, repairs: int) -> None:
+        repair = self._whose_turn(error, repairs)
         hold = self._recovery()
         hold.acquire_nowait()
-        hold.repair(self._on_owner_death)
+        hold.repair(repair)
+
+    def _whose_turn(self, error: OwnerDiedError, repairs: int) -> Repair:
+        """The function that repairs, unless that is in vain: then raise the error.
+
+        Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
+        """
+        if isinstance(self._on_owner_death, str) or repairs >= MAX_REPAIRS:
+            raise error
+        return self._on_owner_death
 
     def _recovery(self) -> RecoveryHold:
         return RecoveryHold(self, self._writable(), None, True)

@@ -102,7 +102,8 @@ class Region(Snapshots, Holders):
                 of which every store stands alone. A function: it is called with a hold of
                 the write lock and puts the data right; then the region is sound, and
                 the lock is asked for again. It is called in the thread, or the event
-                loop, that found the death; what it raises goes to who wanted the lock.
+                loop, that found the death; what it raises goes to who wanted the lock. After
+                8 repairs that did not last OwnerDiedError is raised all the same.
                 A raw or sized region has no place for a writer's mark, and a program that
                 uses flock alone makes none: of their deaths nobody is told.
 
