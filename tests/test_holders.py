@@ -6,6 +6,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -186,6 +187,31 @@ def test_a_closed_region_cannot_ask(name: str):
     region.close()
     with pytest.raises(RegionClosedError):
         region.holders()
+
+
+CHURN = """
+import fcntl, os, sys
+fds = [os.open(sys.argv[1], os.O_RDWR) for _ in range(4)]
+print("ready", flush=True)
+while True:
+    for how in (fcntl.LOCK_SH, fcntl.LOCK_UN):
+        for fd in fds:
+            fcntl.flock(fd, how)
+"""
+
+
+def test_locks_that_come_and_go_elsewhere_do_not_blur_the_picture(region: Region, name: str):
+    with Region.create(f"{name}-other", 1) as other:
+        command = [sys.executable, "-S", "-c", CHURN, f"/dev/shm/{other.name}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            try:
+                assert process.stdout.readline() == b"ready\n"
+                with region.read_lock():
+                    for _ in range(1000):
+                        assert kinds(region) == [(os.getpid(), "read", False)]
+            finally:
+                process.kill()
+        other.unlink()
 
 
 # ---- who waits -----------------------------------------------------------------
