@@ -39,9 +39,17 @@ static int32_t writer_died(shma_lock *lock)
     return 1;
 }
 
-int32_t shma_lock_sound(shma_lock *lock)
+/* Whether readers may be let in. What the object has lost must not be looked at. */
+static int32_t sound(shma_lock *lock)
 {
     return writer_died(lock) && !lock->ignore ? -EOWNERDEAD : 0;
+}
+
+int32_t shma_lock_sound(shma_lock *lock)
+{
+    int32_t code = shma_lock_whole(lock);
+
+    return code < 0 ? code : sound(lock);
 }
 
 /* Where the generation is odd already, one who is killed here must leave no mixed name. */
@@ -361,7 +369,7 @@ static int32_t refuse(shma_lock *lock)
 
 static int32_t begin_read_or_refuse(shma_lock *lock)
 {
-    if (shma_lock_sound(lock) < 0)
+    if (sound(lock) < 0)
         return refuse(lock);
     lock->reads++;
     return 0;
@@ -464,10 +472,15 @@ int32_t shma_lock_release(shma_lock *lock)
 
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner)
 {
+    int32_t code;
+
     if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
+    code = shma_lock_whole(lock); /* who was inside before may have been so for long */
+    if (code < 0)
+        return code;
     lock->since = now();
     return begin_write(lock, manner);
 }
@@ -509,7 +522,7 @@ int32_t shma_lock_upgrade(shma_lock *lock)
         return -EPERM;
     code = shma_lock_whole(lock);
     if (code == 0)
-        code = shma_lock_sound(lock); /* nobody but who scribbles there can have made it odd */
+        code = sound(lock); /* nobody but who scribbles there can have made it odd */
     if (code < 0)
         return code;
     if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {

@@ -228,13 +228,13 @@ int32_t shma_lock_release(shma_lock *lock);
 
 /*
  * A lock that stays held while those inside come and go: end makes the generation
- * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD: as
+ * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD, -ERANGE: as
  * above, but it stays held, by nobody inside.
  */
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner);
 int32_t shma_lock_end(shma_lock *lock);
 
-/* -EOWNERDEAD, as above, if readers are not to be let in; the lock stays held. */
+/* -EOWNERDEAD or -ERANGE, as above, if readers are not to be let in; the lock stays held. */
 int32_t shma_lock_sound(shma_lock *lock);
 
 /* What a dead writer left was put right: the generation becomes even at the end. */
