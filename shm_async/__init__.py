@@ -7,12 +7,14 @@ from .errors import (
     RegionExistsError,
     RegionFormatError,
     RegionNotFoundError,
+    RegionReplacedError,
     RegionSizeError,
     ShmError,
     WouldBlockError,
 )
 from .hold import Hold
 from .holders import Holder
+from .pruning import prune
 from .region import Region
 from .statistics import Statistics
 
@@ -26,8 +28,10 @@ __all__ = [
     "RegionExistsError",
     "RegionFormatError",
     "RegionNotFoundError",
+    "RegionReplacedError",
     "RegionSizeError",
     "ShmError",
     "Statistics",
     "WouldBlockError",
+    "prune",
 ]

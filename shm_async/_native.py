@@ -26,7 +26,9 @@ __all__ = [
     "MARK_LATER",
     "NOT_YET",
     "RECOVER",
+    "REPLACED",
     "SHRUNK",
+    "UNLINKED",
     "Address",
     "Control",
     "LockCloser",
@@ -91,7 +93,9 @@ DIED = -errno.EOWNERDEAD
 FORKED = -errno.EBADF
 INTERRUPTED = -errno.EINTR
 NOT_YET = -errno.EINPROGRESS
+REPLACED = -errno.ESTALE
 SHRUNK = -errno.ERANGE
+UNLINKED = -errno.ENOLINK
 
 # in what manner a write lock begins, see shim.h
 MARK: int = lib.SHMA_MARK
@@ -228,9 +232,10 @@ def control_to_bytes(**fields: int | bytes | tuple[int, ...]) -> bytes:
     return bytes(ffi.buffer(ffi.new("shma_control *", fields)))
 
 
-def snapshot_of(control: Control, fd: int, size: int) -> Snapshot:
+def snapshot_of(control: Control, fd: int, size: int, *, linked: bool, sysv: int) -> Snapshot:
     """What `snapshot_before` and `snapshot_after` want; does not keep the range mapped."""
-    return ffi.new("shma_snapshot *", {"control": control, "fd": fd, "size": size})
+    fields = {"control": control, "fd": fd, "size": size, "linked": linked, "sysv": sysv}
+    return ffi.new("shma_snapshot *", fields)
 
 
 def lock_open(

@@ -30,6 +30,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
+from typing import TypeAlias
 
 from ._native import (
     BUSY,
@@ -74,6 +75,9 @@ EXCLUSIVE = 2  # of lock_mode
 #: try_upgrade: another process reads, too, and the kernel has taken our lock away.
 LOST = 1
 
+#: Makes the exception for who comes too late, of the region's name.
+Ending: TypeAlias = Callable[[str], Exception]
+
 #: In `writer` while there is none.
 NOBODY: Task = None
 
@@ -94,8 +98,8 @@ class Cohort:
 
     __slots__ = (
         "asking",
-        "closed",
         "closer",
+        "ended",
         "gate",
         "handle",
         "idle",
@@ -106,11 +110,13 @@ class Cohort:
         "native",
         "passes",
         "queue",
+        "readable",
         "readers",
         "tally",
         "tasks",
         "thread",
         "watching",
+        "writable",
         "writer",
     )
 
@@ -119,6 +125,8 @@ class Cohort:
         self.closer: LockCloser | None  # dropped to close the OFD
         self.handle, self.closer = opener.open()
         lock_bind(self.handle)
+        self.readable = opener.readable  # the data that the lock guards; who is inside gets
+        self.writable = opener.writable  # a slice of it
         self.tally: Tally = opener.ledger.open(self.handle)
         self.loop = loop
         self.native = loop.native
@@ -132,7 +140,7 @@ class Cohort:
         self.queue: deque[Waiter] = deque()
         self.asking = False
         self.idle = True
-        self.closed = False
+        self.ended: Ending | None = None  # once it is over: why nobody can come in any more
         self.watching = -1  # the eventfd, while the loop watches it
         self.kept_since = 0.0  # for MAX_KEEP, see _kept_for; 0.0: not known
         self.passes = 0  # since then, for MAX_PASSES
@@ -229,7 +237,7 @@ class Cohort:
             lock_release(self.handle)
         self.writer = NOBODY
         self.readers.clear()
-        self.idle = not self.closed
+        self.idle = self.ended is None
 
     async def enter(self, exclusive: bool, task: Task, manner: int = MARK) -> None:
         """Wait for the lock in the queue.
@@ -237,8 +245,8 @@ class Cohort:
         Cancellable: whoever is cancelled holds nothing and has left the queue.
         """
         self._refuse_to_wait_for_oneself(exclusive, task)
-        if self.closed:
-            raise closed(self.name)
+        if self.ended is not None:
+            raise self.ended(self.name)
         self._kept_for()
         waiter = self.loop.waiter(exclusive, task)
         waiter.manner = manner
@@ -340,8 +348,8 @@ class Cohort:
     def _rest(self) -> None:
         """Nobody is inside, queued or asking."""
         self._unwatch()
-        self.idle = not self.closed
-        if self.closed:
+        self.idle = self.ended is None
+        if self.ended is not None:
             self.closer = None
 
     # ---- admit ----------------------------------------------------------------
@@ -415,7 +423,7 @@ class Cohort:
         finally:
             self.writer = NOBODY
             self.idle = True
-        if code or self.closed:
+        if code or self.ended:
             self.left(code)
 
     def leave_read(self, task: Task) -> None:
@@ -437,7 +445,7 @@ class Cohort:
         finally:
             del readers[task]
             self.idle = True
-        if code or self.closed:
+        if code or self.ended:
             self.left(code)
 
     def left(self, code: int) -> None:
@@ -589,18 +597,18 @@ class Cohort:
         elif not self.queue and waiter_cancel(self.handle):
             self._request_ended()  # it had been granted already
 
-    def close(self) -> None:
-        """Refuse all who wait; the OFD is closed as soon as nobody is inside."""
-        self.closed = True
+    def close(self, why: Ending = closed) -> None:
+        """Refuse all who wait or come; the OFD is closed as soon as nobody is inside."""
+        self.ended = why
         self.idle = False
         while self.queue:
-            self._fail_head(closed(self.name))
+            self._fail_head(why(self.name))
         if not self._occupied():
             self.abandon()
 
     def abandon(self) -> None:
         """Let go of everything: of the lock, too, if somebody is inside who will never leave."""
-        self.closed = True
+        self.ended = self.ended or closed
         self.idle = False
         self.queue.clear()
         self._unwatch()

@@ -7,6 +7,7 @@ fields, their offsets and their meaning.
 
 import math
 import os
+import secrets
 import zlib
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ class Control:
     sparse: bool
     creator_pid: int
     creator_start: int
+    lineage: int  # what it and those that replace it have in common
+    epoch: int  # how often it was replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,26 @@ def start_of(pid: int | str) -> int | None:
     return None if fields[0] in b"ZX" else int(fields[19])
 
 
-def pack(*, shape: tuple[int, ...], dtype: str, sparse: bool) -> bytes:
-    """The control page of a new segment, made by this process."""
+def pack(
+    *,
+    shape: tuple[int, ...],
+    dtype: str,
+    sparse: bool,
+    lineage: int | None = None,
+    epoch: int = 0,
+    generation: int = 0,
+) -> bytes:
+    """The control page of a new segment, made by this process; by default one of a new lineage."""
     pid, start = process_identity()
-    length = math.prod(shape)
     page = bytearray(
         _native.control_to_bytes(
             magic=MAGIC,
             version=VERSION,
             flags=SPARSE if sparse else 0,
-            nbytes=length * SIZES[dtype],
-            length=length,
+            nbytes=math.prod(shape) * SIZES[dtype],
+            lineage=secrets.randbits(64) if lineage is None else lineage,
+            epoch=epoch,
+            generation=generation,
             ndim=len(shape),
             shape=shape,
             dtype=dtype.encode(),
@@ -146,11 +158,11 @@ def unpack(page: bytes, size: int, name: str) -> Control | None:
     demand(checksum_right, "its checksum is wrong")
     dtype = bytes(fields.dtype).rstrip(b"\0").decode("ascii", "replace")
     demand(dtype in SIZES, f"its element type is {dtype!r}")
-    demand(fields.length >= 1, "its length is 0")
-    demand(fields.nbytes == fields.length * SIZES[dtype], "its sizes disagree")
     demand(1 <= fields.ndim <= MAX_NDIM, f"it has {fields.ndim} dimensions")
     shape = tuple(fields.shape)[: fields.ndim]
-    demand(math.prod(shape) == fields.length, f"its shape {shape} and its length disagree")
+    length = math.prod(shape)
+    demand(length >= 1, f"its shape is {shape}")
+    demand(fields.nbytes == length * SIZES[dtype], f"its shape {shape} and its size disagree")
     demand(managed_size(fields.nbytes) == size, f"it speaks of another size than {size} bytes")
     demand(fields.flags in (0, SPARSE), f"its flags are {fields.flags:#x}")
     return Control(
@@ -160,4 +172,6 @@ def unpack(page: bytes, size: int, name: str) -> Control | None:
         sparse=bool(fields.flags & SPARSE),
         creator_pid=fields.creator_pid,
         creator_start=fields.creator_start,
+        lineage=fields.lineage,
+        epoch=fields.epoch,
     )

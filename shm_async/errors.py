@@ -12,6 +12,7 @@ __all__ = [
     "RegionExistsError",
     "RegionFormatError",
     "RegionNotFoundError",
+    "RegionReplacedError",
     "RegionSizeError",
     "ShmError",
     "WouldBlockError",
@@ -27,7 +28,17 @@ class RegionExistsError(ShmError, FileExistsError):
 
 
 class RegionNotFoundError(ShmError, FileNotFoundError):
-    """Raised by ``attach`` and ``unlink`` when the name leads to nothing, or no longer to us."""
+    """Raised by ``attach`` and ``unlink`` when the name leads to nothing, or no longer to us.
+
+    With ``if_unlinked="raise"`` by locks and snapshots, too; the lock is not held.
+    """
+
+
+class RegionReplacedError(ShmError, OSError):
+    """Raised by locks and snapshots when ``resize`` has put another one in the region's place.
+
+    The lock is not held. Attach again, or use ``follow=True``.
+    """
 
 
 class RegionClosedError(ShmError, ValueError):

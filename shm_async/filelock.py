@@ -11,11 +11,11 @@ import logging
 import sys
 
 from . import _native
-from ._native import BUSY, DIED, FORKED, SHRUNK, LockCloser, LockHandle
+from ._native import BUSY, DIED, FORKED, REPLACED, SHRUNK, UNLINKED, LockCloser, LockHandle
 from .control import process_identity, start_of
-from .errors import OwnerDiedError, RegionClosedError, RegionSizeError
+from .errors import OwnerDiedError, RegionClosedError, RegionReplacedError, RegionSizeError
 from .mapping import Mapping
-from .segment import FD_DIR, Segment
+from .segment import FD_DIR, Segment, not_found
 from .statistics import Ledger
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Opener",
     "closed",
     "failure",
+    "replaced",
     "report_slow",
 ]
 
@@ -42,6 +43,7 @@ class Opener:
         "gate",
         "ignores_death",
         "ledger",
+        "linked",
         "lock_size",
         "mapping",
         "readable",
@@ -56,6 +58,10 @@ class Opener:
         mapping: Mapping,
         control: _native.Control | None,
         view: memoryview,
+        ledger: Ledger,
+        *,
+        ignores_death: bool,
+        linked: bool,
     ) -> None:
         self.segment = segment
         self.lock_size = segment.lock_size(mapping.size)  # of the object that is locked, bytes
@@ -64,9 +70,12 @@ class Opener:
         self.gate = None if control is None else mapping.gate_hint()  # [0]: somebody is there
         self.snapshot: _native.Snapshot | None = None  # None: no generation to go by
         if control is not None:
-            self.snapshot = _native.snapshot_of(control, segment.fd, self.lock_size)
-        self.ledger = Ledger()
-        self.ignores_death = False  # of a writer: locks are granted all the same
+            self.snapshot = _native.snapshot_of(
+                control, segment.fd, self.lock_size, linked=linked, sysv=_id_of(segment)
+            )
+        self.ledger = ledger
+        self.ignores_death = ignores_death  # of a writer: locks are granted all the same
+        self.linked = linked  # locks are not granted on what has no name any more
         self.writable = view  # what a writer gets a slice of; a readonly region has no writers
         self.readable = view.toreadonly()
 
@@ -98,13 +107,23 @@ class Opener:
             name=self.mapping.name,
         )
         lock.ignore = self.ignores_death
+        lock.linked = self.linked
+        lock.sysv = _id_of(self.segment)
         return lock, closer
+
+
+def _id_of(segment: Segment) -> int:
+    return -1 if segment.id is None else segment.id
 
 
 def failure(code: int, name: str, lock: LockHandle = None) -> Exception:
     """The exception for a lock call that failed and cannot be tried again."""
     if code == DIED:
         return _owner_died(name, lock.dead_pid, lock.dead_start)
+    if code == REPLACED:
+        return replaced(name)
+    if code == UNLINKED:
+        return not_found(name, "it was unlinked: close it and open it again")
     if code == SHRUNK:
         return RegionSizeError(
             f"region {name!r} was truncated by somebody: its memory is gone; "
@@ -143,6 +162,15 @@ def _owner_died(name: str, pid: int, start: int) -> OwnerDiedError:
 def closed(name: str) -> RegionClosedError:
     """The exception for use after close."""
     return RegionClosedError(f"region {name!r} is closed: open it again")
+
+
+def replaced(name: str) -> RegionReplacedError:
+    """The exception for use of a region that another one has replaced."""
+    return RegionReplacedError(
+        errno.ESTALE,
+        "it was resized, so another one has its name: attach again, or open it with follow=True",
+        name,
+    )
 
 
 def report_slow(handle: LockHandle, name: str) -> None:

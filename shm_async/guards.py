@@ -52,7 +52,7 @@ class WriteHold(Hold):
                     cohort.writer = task
                     cohort.kept_since = 0.0
                     self._at = cohort
-                    view = self._view = self._whole[ALL]
+                    view = self._view = cohort.writable[ALL]
                     return view
             except KeyError:  # another loop runs in this thread by now
                 pass
@@ -85,7 +85,7 @@ class WriteHold(Hold):
         finally:
             cohort.writer = None
             cohort.idle = True
-        if code or cohort.closed:
+        if code or cohort.ended:
             cohort.left(code)
         return DONE
 
@@ -119,7 +119,7 @@ class ReadHold(Hold):
                     cohort.kept_since = 0.0
                     self._task = task
                     self._at = cohort
-                    view = self._view = self._whole[ALL]
+                    view = self._view = cohort.readable[ALL]
                     return view
             except KeyError:  # another loop runs in this thread by now
                 pass
@@ -135,7 +135,7 @@ class ReadHold(Hold):
             if task and not cohort.try_join(task):
                 self._task = task
                 self._at = cohort
-                view = self._view = self._whole[ALL]
+                view = self._view = cohort.readable[ALL]
                 return view
         return await self._acquire()
 
@@ -166,6 +166,6 @@ class ReadHold(Hold):
                 code = lock_release(cohort.handle)
             finally:
                 cohort.idle = True
-            if code or cohort.closed:
+            if code or cohort.ended:
                 cohort.left(code)
         return DONE

@@ -28,7 +28,7 @@ from ._native import (
 )
 from .asynclock import EXCLUSIVE, LOST, Cohort
 from .elements import numpy_array
-from .errors import OwnerDiedError, WouldBlockError
+from .errors import OwnerDiedError, RegionReplacedError, WouldBlockError
 from .filelock import BUSY, FORKED, failure
 from .loops import NO_TASK, Task, loop_is_running
 from .synclock import Seat, check_timeout, deadline_of, time_left
@@ -68,7 +68,6 @@ class Hold:
         "_timeout",
         "_try",
         "_view",
-        "_whole",
     )
 
     exclusive: ClassVar[bool]
@@ -80,11 +79,8 @@ class Hold:
     # What is held, for reading or for writing, is known to _at alone; `exclusive` is what
     # will be asked for.
 
-    def __init__(
-        self, region: "Locks", whole: memoryview, timeout: float | None, fast_acquire: bool
-    ) -> None:
+    def __init__(self, region: "Locks", timeout: float | None, fast_acquire: bool) -> None:
         self._region = region
-        self._whole = whole  # the region's data; what the holder gets is a slice of it
         self._try: Callable[[LockHandle], int] = (
             lock_try_exclusive if self.exclusive else lock_try_shared
         )
@@ -116,7 +112,7 @@ class Hold:
         self._check_unused()
         if not self._plain:
             await self._checkpoint()
-        repairs = 0
+        mends = 0
         while True:
             entered = False
             try:
@@ -129,10 +125,10 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                await self._region._repair(error, repairs)
-                repairs += 1
+                await self._region._mend(error, mends)
+                mends += 1
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -169,7 +165,7 @@ class Hold:
             seat = self._region._pool.free.pop()
             if not self._try(seat.handle):
                 self._at = seat
-                view = self._view = self._whole[ALL]
+                view = self._view = (seat.writable if self.exclusive else seat.readable)[ALL]
                 return view
             busy, seat = seat, None  # never to the pool twice: two threads would share it
             busy.abandon()
@@ -222,7 +218,7 @@ class Hold:
     def _acquire_blocking(self, timeout: float | None, *, may_wait: bool = True) -> memoryview:
         self._check_unused()
         deadline = deadline_of(timeout)
-        repairs = 0
+        mends = 0
         while True:
             entered = False
             try:
@@ -238,12 +234,10 @@ class Hold:
                     raise failure(code, self._region._name, seat.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_blocking(
-                    error, repairs, time_left(deadline), may_wait=may_wait
-                )
-                repairs += 1
+                self._region._mend_blocking(error, mends, time_left(deadline), may_wait=may_wait)
+                mends += 1
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -251,11 +245,11 @@ class Hold:
 
     def _try_seat(self) -> tuple[int, Seat]:
         """Try to go in from a seat of the pool, made anew after a fork."""
-        seat = self._at = self._region._pool.take()
+        seat = self._at = self._region._take_seat()
         code = seat.try_enter(self.exclusive, self.manner)
         if code == FORKED:
             self._region._renew()
-            seat = self._at = self._region._pool.take()
+            seat = self._at = self._region._take_seat()
             code = seat.try_enter(self.exclusive, self.manner)
         return code, seat
 
@@ -275,7 +269,7 @@ class Hold:
         if not loop_is_running():
             return self._acquire_blocking(None, may_wait=False)
         self._check_unused()
-        repairs = 0
+        mends = 0
         while True:
             entered = False
             try:
@@ -286,10 +280,10 @@ class Hold:
                     raise failure(code, self._region._name, cohort.handle)
                 entered = True
                 return self._entered()
-            except OwnerDiedError as error:
+            except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._repair_nowait(error, repairs)
-                repairs += 1
+                self._region._mend_nowait(error, mends)
+                mends += 1
             except BaseException:
                 self._undo(entered)
                 raise
@@ -353,19 +347,20 @@ class Hold:
             RegionClosedError: the region was closed, before or while waiting.
             RegionSizeError: the object was truncated.
             OwnerDiedError: somebody wrote in between, and died inside.
+            RegionReplacedError: somebody resized it in between, also with ``follow=True``.
 
             After the first two, and on a region that had been closed before, the read lock is
             still held; after anything else nothing is.
         """
         cohort = self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             kept = await self._upgrade(cohort)
         except BaseException:
             self._at = None
             raise
-        self._view = whole[:]
+        self._view = cohort.writable[:]
         return kept
 
     async def _upgrade(self, cohort: Cohort) -> bool:
@@ -373,10 +368,10 @@ class Hold:
             return await cohort.upgrade(self._task)
         except OwnerDiedError as error:
             died = error
-        repairs = 0
+        mends = 0
         while True:  # whose lock was let go on the way
-            await self._region._repair(died, repairs)
-            repairs += 1
+            await self._region._mend(died, mends)
+            mends += 1
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -396,7 +391,7 @@ class Hold:
         """
         timeout = self._timeout if timeout is None else check_timeout(timeout)
         seat = self._seat_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         self._end_view()
         try:
             code = seat.try_upgrade()
@@ -407,21 +402,21 @@ class Hold:
         except BaseException:
             self._undo(False)
             raise
-        self._view = whole[:]
+        self._view = seat.writable[:]
         return code == 0
 
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
         died: OwnerDiedError | None
-        repairs = 0
+        mends = 0
         while True:
             try:
                 seat.wait(True, time_left(deadline))
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._repair_blocking(died, repairs, time_left(deadline))
-            repairs += 1
+            self._region._mend_blocking(died, mends, time_left(deadline))
+            mends += 1
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.
@@ -434,11 +429,11 @@ class Hold:
                 is still held.
         """
         at = self._seat_to_upgrade() if isinstance(self._at, Seat) else self._cohort_to_upgrade()
-        whole = self._region._writable()
+        self._region._check_writable()
         code = at.try_upgrade() if isinstance(at, Seat) else at.try_upgrade(self._task)
         if code == 0:
             self._end_view()
-            self._view = whole[:]
+            self._view = at.writable[:]
             return
         still_held = isinstance(at, Cohort) and code == BUSY
         if code in (BUSY, LOST):
@@ -470,7 +465,7 @@ class Hold:
         if code < 0:
             raise failure(code, self._region._name)
         self._end_view()
-        self._view = self._whole[:].toreadonly()
+        self._view = at.readable[:]
 
     def _held_at(self) -> Cohort | Seat:
         if self._view is None or self._at is None:
@@ -554,7 +549,9 @@ class Hold:
 
     def _entered(self) -> memoryview:
         """The lock is ours: the view that says so."""
-        view = self._view = self._whole[:]
+        assert self._at is not None
+        at = self._at
+        view = self._view = at.writable[:] if self.exclusive else at.readable[:]
         return view
 
     def _check_unused(self) -> None:

@@ -48,11 +48,11 @@ class Plan:
         """What a new segment of this plan begins with."""
         return HEADER.pack(self.nbytes) if self.layout == "sized" else b""
 
-    def tail(self) -> bytes:
-        """What it ends with."""
+    def tail(self, **descent: int) -> bytes:
+        """What it ends with; `descent` is for one that replaces another, see control.pack."""
         if self.layout != "managed":
             return b""
-        return control.pack(shape=self.shape, dtype=self.dtype, sparse=self.sparse)
+        return control.pack(shape=self.shape, dtype=self.dtype, sparse=self.sparse, **descent)
 
 
 def check_layout(layout: Layout) -> Layout:

@@ -2,24 +2,30 @@
 
 import errno
 import sys
+from functools import partial
 from sys import getrefcount
 from threading import get_ident
+from typing import TypeAlias
 
-from .asynclock import Cohort
-from .errors import OwnerDiedError
+from .asynclock import Cohort, Ending
+from .errors import OwnerDiedError, RegionClosedError, RegionReplacedError
 from .filelock import Opener, closed
 from .guards import ReadHold, WriteHold
 from .hold import Hold
 from .loops import NO_TASK, Task, adapt, current_loop
-from .recovery import OnOwnerDeath, RecoveryHold, Repair
+from .recovery import RecoveryHold
 from .statistics import Ledger, Statistics
 from .synclock import Pool, Seat, check_timeout
+from .terms import Terms
 from .transaction import Transaction
 
-__all__ = ["Locks"]
+__all__ = ["Locks", "close_locks"]
 
-#: Repairs for one lock that is asked for; the next death found is raised.
-MAX_REPAIRS = 8
+#: What a lock is refused for, and may be put right.
+Refusal: TypeAlias = OwnerDiedError | RegionReplacedError
+
+#: How often something is put right for one lock that is asked for; then the error is raised.
+MAX_MENDS = 20
 
 
 class Locks:
@@ -30,17 +36,15 @@ class Locks:
         "_cohorts",
         "_ledger",
         "_name",
-        "_on_owner_death",
         "_opener",
         "_pool",
-        "_readonly",
         "_spare_read",
         "_spare_write",
+        "_terms",
     )
 
     _name: str
-    _readonly: bool
-    _on_owner_death: OnOwnerDeath
+    _terms: Terms
     _opener: Opener | None  # None once closed: it keeps the memory mapped
     _cohort: Cohort  # of the loop that was the last to use us; NOWHERE if there is none
     _cohorts: dict[object, Cohort]  # by event loop
@@ -69,7 +73,8 @@ class Locks:
         hold = self._spare_read
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
-        hold = ReadHold(self, self._usable().readable, check_timeout(timeout), fast_acquire)
+        self._usable()
+        hold = ReadHold(self, check_timeout(timeout), fast_acquire)
         self._spare_read = hold if hold._plain else None
         return hold
 
@@ -91,11 +96,13 @@ class Locks:
             PermissionError: the region was attached with ``readonly=True``.
         """
         if recover:
-            return RecoveryHold(self, self._writable(), check_timeout(timeout), fast_acquire)
+            self._check_writable()
+            return RecoveryHold(self, check_timeout(timeout), fast_acquire)
         hold = self._spare_write
         if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
             return hold  # type: ignore[return-value]  # None is never alone
-        hold = WriteHold(self, self._writable(), check_timeout(timeout), fast_acquire)
+        self._check_writable()
+        hold = WriteHold(self, check_timeout(timeout), fast_acquire)
         self._spare_write = hold if hold._plain else None
         return hold
 
@@ -110,7 +117,8 @@ class Locks:
 
         Arguments and errors are those of `write_lock`.
         """
-        return Transaction(self, self._writable(), check_timeout(timeout), fast_acquire)
+        self._check_writable()
+        return Transaction(self, check_timeout(timeout), fast_acquire)
 
     def statistics(self) -> Statistics:
         """What the locks of this region have done in this process since it was opened or forked.
@@ -133,69 +141,77 @@ class Locks:
 
     # ---- birth, fork, death ----------------------------------------------------
 
-    def _have_locks(self, opener: Opener, on_owner_death: OnOwnerDeath) -> None:
+    def _have_locks(self, opener: Opener) -> None:
+        """Begin with no lock held and no OFD open."""
         self._opener = opener
-        self._on_owner_death = on_owner_death
-        opener.ignores_death = on_owner_death == "ignore"
         self._ledger = opener.ledger
         self._spare_read = None
         self._spare_write = None
-        self._start_afresh()
-
-    def _start_afresh(self) -> None:
-        """Begin, or begin again in a forked child, with no lock held and no OFD open."""
-        assert self._opener is not None
-        self._ledger = self._opener.ledger = Ledger(self._ledger.slow)
-        self._pool = Pool(self._opener)
+        self._pool = Pool(opener)
         self._cohorts = {}
         self._cohort = NOWHERE
 
+    def _start_afresh(self) -> None:
+        """Begin again, in a forked child."""
+        assert self._opener is not None
+        self._opener.ledger = Ledger(self._ledger.slow)
+        self._have_locks(self._opener)
+
     def _end_locks(self) -> None:
-        cohorts, self._cohorts, self._cohort = self._cohorts, {}, NOWHERE
-        for cohort in cohorts.values():
-            _close_in_its_thread(cohort)
-        self._pool.close()
+        pool, cohorts = self._pool, self._cohorts
+        self._cohorts, self._cohort = {}, NOWHERE
+        close_locks(pool, cohorts, closed)
         self._opener = self._spare_read = self._spare_write = None
 
-    # ---- when a writer has died --------------------------------------------------
+    # ---- when a lock was refused -------------------------------------------------
+    #
+    # Three ways to put right what can be: then the lock is asked for again. If the terms are
+    # otherwise, they raise the error.
 
-    async def _repair(self, error: OwnerDiedError, repairs: int) -> None:
-        """Have the data put right by who was named for that; nobody: raise the error.
+    async def _mend(self, error: Refusal, mends: int) -> None:
+        """Have a dead writer's data repaired, or go over to what has replaced the region.
 
         Args:
-            error: the death that was found.
-            repairs: how many there have been for the same lock.
+            error: why it was refused.
+            mends: how often something was put right already, for the same lock.
         """
-        repair = self._whose_turn(error, repairs)
-        hold = self._recovery()
-        await hold.acquire()
-        hold.repair(repair)
+        hold = self._recovery(error, mends)
+        if hold is not None:
+            await hold.acquire()
+            hold.repair()
 
-    def _repair_blocking(
-        self, error: OwnerDiedError, repairs: int, timeout: float | None, *, may_wait: bool = True
+    def _mend_blocking(
+        self, error: Refusal, mends: int, timeout: float | None, *, may_wait: bool = True
     ) -> None:
-        repair = self._whose_turn(error, repairs)
-        hold = self._recovery()
-        hold._acquire_blocking(timeout, may_wait=may_wait)
-        hold.repair(repair)
+        hold = self._recovery(error, mends)
+        if hold is not None:
+            hold._acquire_blocking(timeout, may_wait=may_wait)
+            hold.repair()
 
-    def _repair_nowait(self, error: OwnerDiedError, repairs: int) -> None:
-        repair = self._whose_turn(error, repairs)
-        hold = self._recovery()
-        hold.acquire_nowait()
-        hold.repair(repair)
+    def _mend_nowait(self, error: Refusal, mends: int) -> None:
+        hold = self._recovery(error, mends)
+        if hold is not None:
+            hold.acquire_nowait()
+            hold.repair()
 
-    def _whose_turn(self, error: OwnerDiedError, repairs: int) -> Repair:
-        """The function that repairs, unless that is in vain: then raise the error.
+    def _recovery(self, error: Refusal, mends: int) -> RecoveryHold | None:
+        """The hold to repair the data with; None: that was not what it took.
 
-        Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
+        Whoever scribbles on the control page could keep us at it for ever, past every deadline.
         """
-        if isinstance(self._on_owner_death, str) or repairs >= MAX_REPAIRS:
+        if mends >= MAX_MENDS:
             raise error
-        return self._on_owner_death
+        if isinstance(error, RegionReplacedError):
+            self._follow(error)
+            return None
+        if isinstance(self._terms.on_owner_death, str):
+            raise error
+        self._check_writable()
+        return RecoveryHold(self, None, True)
 
-    def _recovery(self) -> RecoveryHold:
-        return RecoveryHold(self, self._writable(), None, True)
+    def _follow(self, error: RegionReplacedError) -> None:
+        """Go over to what has replaced the region, if it was asked for: see resize.py."""
+        raise error
 
     # ---- what holds ask for ----------------------------------------------------
 
@@ -219,15 +235,27 @@ class Locks:
 
     def _new_cohort(self, native: object) -> Cohort:
         self._forget_finished_loops()
+        opener = self._usable()
         try:
-            cohort = self._cohorts[native] = Cohort(self._usable(), adapt(native))
-        except OSError:
-            self._usable()  # closed meanwhile: there was nothing left to open it from
-            raise
+            cohort = self._cohorts[native] = Cohort(opener, adapt(native))
+        except OSError:  # closed meanwhile, or replaced: there was nothing left to open it from
+            if self._usable() is opener:
+                raise
+            return self._new_cohort(native)
         if self._opener is None:  # closed meanwhile, and close() did not see this one
             cohort.close()
             raise closed(self._name)
         return cohort
+
+    def _take_seat(self) -> Seat:
+        """A seat for the calling thread, that holds nothing."""
+        while True:
+            pool = self._pool
+            try:
+                return pool.take()
+            except RegionClosedError:
+                if self._pool is pool:
+                    raise  # else the region went over to what has replaced it
 
     def _renew(self) -> None:
         """The locks turned out to be a parent's: make our own."""
@@ -271,26 +299,31 @@ class Locks:
             raise closed(self._name)
         return opener
 
-    def _writable(self) -> memoryview:
-        """What a writer gets a slice of."""
-        whole = self._usable().writable
-        if self._readonly:
+    def _check_writable(self) -> None:
+        self._usable()
+        if self._terms.readonly:
             raise PermissionError(
                 errno.EACCES, "attached with readonly=True: there are no write locks", self._name
             )
-        return whole
 
 
-def _close_in_its_thread(cohort: Cohort) -> None:
+def close_locks(pool: Pool, cohorts: dict[object, Cohort], why: Ending) -> None:
+    """Close what nobody holds now, and the rest when it is released."""
+    for cohort in cohorts.values():
+        _close_in_its_thread(cohort, why)
+    pool.close()
+
+
+def _close_in_its_thread(cohort: Cohort, why: Ending) -> None:
     """Close a cohort where its loop runs, or here if that loop is over."""
     if cohort.thread != get_ident() and cohort.loop.is_running():
         try:
-            cohort.loop.call_from_thread(cohort.close)
+            cohort.loop.call_from_thread(partial(cohort.close, why))
         except RuntimeError:  # the loop is over
             pass
         else:
             return
-    cohort.close()
+    cohort.close(why)
 
 
 # ---- handing a hold out again ----------------------------------------------------

@@ -45,6 +45,11 @@ class Mapping:
         start = self.size - _native.CONTROL_SIZE + _native.GATE_HINT
         return memoryview(self.memory)[start : start + 4].cast("I").toreadonly()
 
+    def move_to(self, fd: int) -> None:
+        """Map the same object through another descriptor of it; no view notices."""
+        writable = not self.readonly
+        _native.place(self.address, self.size, fd, writable=writable, name=self.name)
+
     def discard(self) -> None:
         """Let go of the object although views are left: from now on they see private zeros."""
         _native.discard(self.address, self.size, writable=not self.readonly, name=self.name)

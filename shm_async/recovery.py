@@ -93,10 +93,11 @@ class RecoveryHold(SpecialHold):
             return  # what follows will be refused
         lock_recovered(at.handle)
 
-    def repair(self, function: Repair) -> None:
-        """Have `function` put the data right, if there is need, and release the lock."""
+    def repair(self) -> None:
+        """Have `on_owner_death` put the data right, if there is need, and release the lock."""
+        function = self._region._terms.on_owner_death
         try:
-            if self._owner_died:
+            if self._owner_died and not isinstance(function, str):
                 _refuse_awaitables(function, function(self))
         except BaseException:
             if self._view is not None:

@@ -3,23 +3,25 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
-from . import _native, elements, layouts, segment, sysv
+from . import _native, attachment, elements
 from ._native import SHRUNK
+from .attachment import Attachment
 from .elements import DTypeLike
 from .errors import RegionExistsError, RegionNotFoundError
-from .filelock import Opener, failure
+from .filelock import failure
 from .holders import Holders
-from .layouts import Layout, Plan
-from .mapping import Mapping
-from .recovery import OnOwnerDeath, check_policy
-from .segment import Segment
-from .snapshot import Snapshots
+from .layouts import Layout
+from .recovery import OnOwnerDeath
+from .resize import Resizable
+from .statistics import Ledger
+from .terms import IfUnlinked, Owner, Terms, Unlink
 
 if TYPE_CHECKING:
     import numpy
@@ -27,14 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Region"]
 
-Owner = Literal["me", "any"]
-
 #: How often `open` attaches and creates in turn: each failure means that somebody
 #: created or unlinked the name in between.
 OPEN_TRIES = 100
 
 
-class Region(Snapshots, Holders):
+class Region(Resizable, Holders):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event
@@ -44,20 +44,11 @@ class Region(Snapshots, Holders):
     does reaches the parent's locks.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_closing",
-        "_control",
-        "_created",
-        "_plan",
-        "_segment",
-    )
+    __slots__ = ("__weakref__", "_closing", "_created", "_maker")
 
-    _segment: Segment
-    _plan: Plan
     _created: bool
+    _maker: int  # the pid of who created or attached: a forked child has not
     _closing: Lock  # held for good once the region is closed
-    _control: _native.Control | None  # valid as long as _opener's mapping
 
     # ---- making one ------------------------------------------------------------
 
@@ -77,6 +68,9 @@ class Region(Snapshots, Holders):
         reserve: bool = True,
         lock_memory: bool = False,
         on_owner_death: OnOwnerDeath = "raise",
+        unlink: Unlink = "never",
+        if_unlinked: IfUnlinked = "ignore",
+        follow: bool = False,
     ) -> "Self":
         """Create a region that must not exist yet. Its data is zero.
 
@@ -103,9 +97,19 @@ class Region(Snapshots, Holders):
                 the write lock and puts the data right; then the region is sound, and
                 the lock is asked for again. It is called in the thread, or the event
                 loop, that found the death; what it raises goes to who wanted the lock. After
-                8 repairs that did not last OwnerDiedError is raised all the same.
+                20 repairs that did not last OwnerDiedError is raised all the same.
                 A raw or sized region has no place for a writer's mark, and a program that
                 uses flock alone makes none: of their deaths nobody is told.
+            unlink: who removes the name, or the key, by `close` (a garbage collector, a crash or
+                an exit without `close` never does; then see `prune`). "never". "creator": the
+                process that created it, by the object that `create` returned. "last": whoever
+                finds that no other attachment is left. Programs that do not use this package
+                do not count there, but for System V, where the kernel counts.
+            if_unlinked: what locks and snapshots do when the name, or the key, leads to this
+                region no more, so that others may have made a second one. "ignore": nothing;
+                `linked` tells. "raise": RegionNotFoundError, nothing is held.
+            follow: go over to the new one when somebody has resized the region; False: locks and
+                snapshots raise RegionReplacedError.
 
         Raises:
             RegionExistsError: the name, or the key, is taken.
@@ -113,36 +117,23 @@ class Region(Snapshots, Holders):
                 locked memory is too low; EINVAL, ENOSPC, the limits of System V segments.
             ValueError, TypeError: an argument makes no sense.
         """
-        if name is not None:
-            name = _check_name(name)
-        segment.check_mode(mode)
-        check_policy(on_owner_death)
-        plan = layouts.plan(
-            _check_given(elements.check_shape(length, shape)),
-            dtype=elements.check_dtype(dtype),
-            layout=_check_layout(layout, name),
-            sparse=not reserve,
+        terms = Terms(
+            lock_memory=lock_memory,
+            on_owner_death=on_owner_death,
+            unlink=unlink,
+            if_unlinked=if_unlinked,
+            follow=follow,
         )
-
-        def before_anybody_sees_it(made: Segment) -> Mapping:
-            return _map(made, plan, readonly=False, lock_memory=lock_memory)
-
-        if isinstance(name, str):
-            segment.check_size(name, plan.size, reserve=reserve)
-            create: Callable[..., tuple[Segment, Mapping]] = segment.create
-        else:
-            sysv.check_size("" if name is None else sysv.name_of(name), plan.size, reserve=reserve)
-            create = sysv.create
-        made, mapping = create(
+        made = attachment.create(
             name,
-            plan.size,
+            _check_given(elements.check_shape(length, shape)),
+            dtype=dtype,
+            layout=layout,
             mode=mode,
             reserve=reserve,
-            head=plan.head(),
-            tail=plan.tail(),
-            prepare=before_anybody_sees_it,
+            terms=terms,
         )
-        return cls._made(made, mapping, plan, on_owner_death, created=True)
+        return cls._made(made, terms, created=True)
 
     @classmethod
     def attach(
@@ -157,6 +148,9 @@ class Region(Snapshots, Holders):
         owner: Owner = "me",
         lock_memory: bool = False,
         on_owner_death: OnOwnerDeath = "raise",
+        unlink: Unlink = "never",
+        if_unlinked: IfUnlinked = "ignore",
+        follow: bool = False,
     ) -> "Self":
         """Attach to a region that exists.
 
@@ -176,6 +170,9 @@ class Region(Snapshots, Holders):
             lock_memory: keep touched pages in memory, out of swap (mlock2).
             on_owner_death: as for `create`. Each attachment has its own; a readonly one
                 has no function.
+            unlink: as for `create`. Each attachment has its own policy.
+            if_unlinked: as for `create`.
+            follow: as for `create`.
 
         Raises:
             RegionNotFoundError: there is no such region.
@@ -185,17 +182,20 @@ class Region(Snapshots, Holders):
             OSError: ENOSPC, ENOMEM, EPERM as for `create`.
             ValueError, TypeError: an argument makes no sense.
         """
-        return cls._attach(
-            name,
-            elements.check_shape(length, shape),
-            dtype,
-            layout,
-            readonly,
-            owner,
-            lock_memory,
-            check_policy(on_owner_death, readonly=readonly),
-            reserve=True,
+        terms = Terms(
+            readonly=readonly,
+            owner=owner,
+            lock_memory=lock_memory,
+            on_owner_death=on_owner_death,
+            unlink=unlink,
+            if_unlinked=if_unlinked,
+            follow=follow,
         )
+        wanted = elements.check_shape(length, shape)
+        found = attachment.attach(
+            name, wanted, dtype=dtype, layout=layout, reserve=True, terms=terms
+        )
+        return cls._made(found, terms, created=False)
 
     @classmethod
     def open(
@@ -211,6 +211,9 @@ class Region(Snapshots, Holders):
         lock_memory: bool = False,
         owner: Owner = "me",
         on_owner_death: OnOwnerDeath = "raise",
+        unlink: Unlink = "never",
+        if_unlinked: IfUnlinked = "ignore",
+        follow: bool = False,
     ) -> "Self":
         """Attach to a region, or create it if there is none; `created` tells which.
 
@@ -218,83 +221,47 @@ class Region(Snapshots, Holders):
         for a new region. `layout` None creates a managed one and takes any.
         """
         wanted = _check_given(elements.check_shape(length, shape))
-        policy = check_policy(on_owner_death)
+        terms = Terms(
+            owner=owner,
+            lock_memory=lock_memory,
+            on_owner_death=on_owner_death,
+            unlink=unlink,
+            if_unlinked=if_unlinked,
+            follow=follow,
+        )
         for _ in range(OPEN_TRIES):
             try:
-                return cls._attach(
-                    name, wanted, dtype, layout, False, owner, lock_memory, policy, reserve
+                found = attachment.attach(
+                    name, wanted, dtype=dtype, layout=layout, reserve=reserve, terms=terms
                 )
+                return cls._made(found, terms, created=False)
             except RegionNotFoundError:
                 pass
             try:
-                return cls.create(
+                made = attachment.create(
                     name,
-                    shape=wanted,
+                    wanted,
                     dtype=dtype,
-                    mode=mode,
                     layout=layout or "managed",
+                    mode=mode,
                     reserve=reserve,
-                    lock_memory=lock_memory,
-                    on_owner_death=policy,
+                    terms=terms,
                 )
+                return cls._made(made, terms, created=True)
             except RegionExistsError as error:
                 last = error
         raise last
 
     @classmethod
-    def _attach(
-        cls,
-        name: str | int,
-        shape: tuple[int, ...] | None,
-        dtype: DTypeLike | None,
-        layout: Layout | None,
-        readonly: bool,
-        owner: Owner,
-        lock_memory: bool,
-        on_owner_death: OnOwnerDeath,
-        reserve: bool,
-    ) -> "Self":
-        name = _check_name(name)
-        dtype = None if dtype is None else elements.check_dtype(dtype)
-        layout = None if layout is None else _check_layout(layout, name)
-        header = layouts.HEADER.size if layout == "sized" else 0
-        segment.check_owner(owner)
-        if isinstance(name, str):
-            found = segment.attach(name, readonly=readonly, owner=owner, header=header)
-        else:
-            found = sysv.attach(name, readonly=readonly, owner=owner)
-        try:
-            plan = layouts.recognise(
-                found.read, found.size, found.name, shape=shape, dtype=dtype, layout=layout
-            )
-            if reserve and not readonly and not plan.sparse:
-                found.reserve(plan.size)
-            mapping = _map(found, plan, readonly=readonly, lock_memory=lock_memory)
-        except BaseException:
-            found.close()
-            raise
-        return cls._made(found, mapping, plan, on_owner_death, created=False)
-
-    @classmethod
-    def _made(
-        cls,
-        found: Segment,
-        mapping: Mapping,
-        plan: Plan,
-        on_owner_death: OnOwnerDeath,
-        *,
-        created: bool,
-    ) -> "Self":
+    def _made(cls, found: Attachment, terms: Terms, *, created: bool) -> "Self":
         self = cls.__new__(cls)
-        self._closing = Lock()
-        self._segment = found
-        self._name = found.name
-        self._plan = plan
+        self._name = found.segment.name
+        self._terms = terms
         self._created = created
-        self._readonly = mapping.readonly
-        self._control = mapping.control() if plan.layout == "managed" else None
-        view = elements.typed_view(mapping.view(plan.nbytes, plan.offset), plan.dtype, plan.shape)
-        self._have_locks(Opener(found, mapping, self._control, view), on_owner_death)
+        self._maker = os.getpid()
+        self._closing = Lock()
+        self._moving = Lock()
+        self._use(found, Ledger())
         _open_regions.add(self)
         return self
 
@@ -310,16 +277,35 @@ class Region(Snapshots, Holders):
         Args:
             discard: give the memory back at once. Views that are left, those of locks that are
                 still held, too, are not of the region any more: they turn into private zeros.
+
+        Raises:
+            PermissionError: `unlink` asks to remove the name, and it is another user's. All the
+                rest is done.
         """
         if not self._closing.acquire(blocking=False):
             return
-        mapping = self._usable().mapping
+        try:
+            self._let_go(discard=discard)
+            self._unlink_if_asked()
+        finally:
+            self._segment.close()
+
+    def _let_go(self, *, discard: bool) -> None:
+        mapping = self._usable().mapping  # it goes with the last view
         _open_regions.discard(self)
         self._end_locks()
         if discard:
             mapping.discard()
-        self._control = None
-        self._segment.close()
+
+    def _unlink_if_asked(self) -> None:
+        policy = self._terms.unlink
+        if policy == "creator":
+            asked = self._created and self._maker == os.getpid()
+        else:
+            asked = policy == "last" and self._segment.is_last()
+        if asked:
+            with suppress(RegionNotFoundError):  # somebody was faster
+                self.unlink()
 
     def unlink(self) -> None:
         """Remove the name, or the key. Who is attached stays so; a new region may take it.
@@ -362,7 +348,9 @@ class Region(Snapshots, Holders):
         closing = getattr(self, "_closing", None)
         if closing is not None and not closing.locked() and not sys.is_finalizing():
             message = f"{self!r} was never closed"
-            self.close()
+            closing.acquire()
+            self._let_go(discard=False)  # and never unlink
+            self._segment.close()
             warnings.warn(message, ResourceWarning, 2)
 
     # ---- memory ----------------------------------------------------------------
@@ -437,7 +425,7 @@ class Region(Snapshots, Holders):
     @property
     def readonly(self) -> bool:
         """Whether it was attached for reading only."""
-        return self._readonly
+        return self._terms.readonly
 
     @property
     def closed(self) -> bool:
@@ -456,12 +444,11 @@ class Region(Snapshots, Holders):
             RegionSizeError: the object was truncated.
         """
         opener = self._usable()
-        control = self._control
-        if control is None:
+        if opener.control is None:
             return None
-        if not self._segment.whole(opener.mapping.size):
+        if not opener.segment.whole(opener.mapping.size):
             raise failure(SHRUNK, self._name)
-        return _native.control_generation(control)
+        return _native.control_generation(opener.control)
 
     @property
     def linked(self) -> bool:
@@ -476,35 +463,16 @@ class Region(Snapshots, Holders):
     def __repr__(self) -> str:
         plan = self._plan
         states = [plan.layout, "closed" if self.closed else "open"]
-        if self._readonly:
+        if self._terms.readonly:
             states.insert(1, "readonly")
         size = " x ".join(map(str, plan.shape))
         return f"<Region {self._name!r}: {size} x {plan.dtype}, {', '.join(states)}>"
-
-
-def _check_name(name: str | int) -> str | int:
-    if isinstance(name, int) and not isinstance(name, bool):
-        return sysv.check_key(name)
-    return segment.check_name(name)  # type: ignore[arg-type]  # it refuses what is no str
 
 
 def _check_given(shape: tuple[int, ...] | None) -> tuple[int, ...]:
     if shape is None:
         raise TypeError("how many elements? give length or shape")
     return shape
-
-
-def _check_layout(layout: Layout, name: str | int | None) -> Layout:
-    if layouts.check_layout(layout) == "sized" and not isinstance(name, str):
-        raise ValueError("layout 'sized' is for names: nobody's System V segments have a header")
-    return layout
-
-
-def _map(found: Segment, plan: Plan, *, readonly: bool, lock_memory: bool) -> Mapping:
-    mapping = found.map(plan.size, readonly=readonly)
-    if lock_memory:
-        mapping.lock_memory()
-    return mapping
 
 
 _open_regions: WeakSet[Region] = WeakSet()

@@ -5,14 +5,17 @@ linked, so nobody ever sees a half-made one.
 """
 
 import errno
+import fcntl
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
-from . import _native
+from . import _native, presence
 from .errors import RegionExistsError, RegionFormatError, RegionNotFoundError, RegionSizeError
 from .mapping import Mapping
 
@@ -22,7 +25,11 @@ SHM_DIR = "/dev/shm"
 FD_DIR = "/proc/self/fd"
 NAME_MAX = 255  # bytes
 COMPANION = "shm_async.sysv."  # begins the names of the objects that sysv.py keeps its locks on
+SUCCESSOR = "shm_async.resize."  # begins the names of those that are about to replace another
 OFF_MAX = 2**63 - 1  # bytes: what the kernel's off_t can say
+
+#: How often a name is looked up: each failure means that it was removed or replaced meanwhile.
+TRIES = 100
 
 #: Seconds that `attach` gives a creator which cannot make objects without a name.
 CREATION_PATIENCE = 1.0
@@ -57,8 +64,8 @@ def check_name(name: str) -> str:
         raise ValueError(f"a region's name must not contain NUL: {name!r}")
     if bare in (".", ".."):
         raise ValueError(f"a region's name must not be '.' or '..': {name!r}")
-    if bare.startswith(COMPANION):
-        raise ValueError(f"names that begin with {COMPANION!r} are for the locks of keys: {name!r}")
+    if bare.startswith((COMPANION, SUCCESSOR)):
+        raise ValueError(f"names that begin like this one are for our own use: {name!r}")
     if len(os.fsencode(bare)) > NAME_MAX:
         raise ValueError(f"a region's name must have at most {NAME_MAX} bytes: {name!r}")
     return bare
@@ -73,13 +80,6 @@ def check_mode(mode: int) -> int:
     return mode
 
 
-def check_owner(owner: str) -> str:
-    """Return `owner` if it is "me" or "any", else raise ValueError."""
-    if owner not in ("me", "any"):
-        raise ValueError(f"owner must be 'me' or 'any', not {owner!r}")
-    return owner
-
-
 def path_of(name: str) -> str:
     """Where the object with this (checked) name lives."""
     return f"{SHM_DIR}/{name}"
@@ -92,10 +92,13 @@ class Segment:
     """A POSIX shared-memory object that this process has open.
 
     `fd` never takes a flock itself, so that a forked child may keep it without keeping
-    a lock. It is what the locks' own descriptors are opened from.
+    a lock. It is what the locks' own descriptors are opened from, and it is present (see
+    presence.py) until `close`.
     """
 
-    __slots__ = ("fd", "identity", "name", "size")
+    __slots__ = ("borrowed", "fd", "identity", "name", "size")
+
+    borrowed: bool  # in a forked child: what `fd` refers to, and its presence, are the parent's
 
     def __init__(self, fd: int, name: str) -> None:
         found = os.fstat(fd)
@@ -103,6 +106,7 @@ class Segment:
         self.identity = (found.st_dev, found.st_ino)
         self.name = name
         self.size = found.st_size  # bytes, when it was opened
+        self.borrowed = False
 
     @property
     def key(self) -> int | None:
@@ -168,8 +172,39 @@ class Segment:
         """
         unlink(self.name, self.identity)
 
+    def is_last(self) -> bool:
+        """Whether no other attachment of this package is left. Nobody may join afterwards.
+
+        For who is about to close it.
+        """
+        return not self.borrowed and presence.take_alone(self.fd, self.name)
+
+    def renew(self, mapping: Mapping) -> None:
+        """In a forked child: be present on its own account, not on its parent's.
+
+        Where that cannot be had (no descriptor left, no permission any more) it goes on as
+        it is: it counts as its parent's, and never for the last one.
+        """
+        self.borrowed = True
+        writable = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        try:
+            fd = os.open(f"{FD_DIR}/{self.fd}", os.O_RDWR if writable else os.O_RDONLY)
+        except OSError:
+            return
+        try:
+            presence.announce(fd, self.name)
+            mapping.move_to(fd)
+            os.dup2(fd, self.fd, inheritable=False)
+            self.borrowed = False
+        except OSError:
+            pass
+        finally:
+            os.close(fd)
+
     def close(self) -> None:
-        """Close `fd`."""
+        """Close `fd`, and be present no more, even if views keep the memory mapped."""
+        if not self.borrowed:
+            presence.leave(self.fd, self.name)
         os.close(self.fd)
 
 
@@ -204,6 +239,7 @@ def create(
 
     def make(fd: int) -> tuple[Segment, Mapping]:
         fill(fd)
+        presence.announce(fd, name)
         made = Segment(fd, name)
         return made, prepare(made)
 
@@ -338,10 +374,59 @@ def exists(name: str) -> RegionExistsError:
     )
 
 
+# ---- replace -----------------------------------------------------------------
+
+
+def replace(
+    old: Segment,
+    size: int,
+    *,
+    reserve: bool,
+    tail: bytes,
+    prepare: Prepare,
+    about_to_rename: Callable[[], None],
+) -> tuple[Segment, Mapping]:
+    """Put an object of `size` bytes, with the mode and owner of `old`, in the place of it.
+
+    `about_to_rename` is called when the new one is complete. When anything raises, `old` has
+    its name still. Who is killed may leave the new one under a name of its own (SUCCESSOR).
+
+    Raises:
+        RegionNotFoundError: the name leads to `old` no more. OSError.
+    """
+    name = old.name
+    facts = os.fstat(old.fd)
+    mode = stat.S_IMODE(facts.st_mode)
+
+    def make(fd: int) -> tuple[Segment, Mapping]:
+        if (facts.st_uid, facts.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(fd, facts.st_uid, facts.st_gid)
+        _fill(fd, name=name, size=size, mode=mode, reserve=reserve, head=b"", tail=tail)
+        presence.announce(fd, name)
+        made = Segment(fd, name)
+        return made, prepare(made)
+
+    temporary = f"{SUCCESSOR}{secrets.token_hex(8)}"
+    made = publish(temporary, make)
+    try:
+        if not old.linked():
+            raise not_found(name, "the name was removed or now leads to another object")
+        about_to_rename()
+        os.rename(path_of(temporary), path_of(name))
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(path_of(temporary))
+        made[0].close()
+        raise
+    return made
+
+
 # ---- attach ------------------------------------------------------------------
 
 
-def attach(name: str, *, readonly: bool, owner: str, header: int = 0) -> Segment:
+def attach(
+    name: str, *, readonly: bool, owner: str, header: int = 0, tries: int = TRIES
+) -> Segment:
     """Open an existing object that is not empty.
 
     Never creates, truncates or unlinks anything, and never hangs on what is no
@@ -351,6 +436,16 @@ def attach(name: str, *, readonly: bool, owner: str, header: int = 0) -> Segment
     Raises:
         RegionNotFoundError, RegionFormatError, RegionSizeError, PermissionError.
     """
+    try:
+        return _attach(name, readonly=readonly, owner=owner, header=header)
+    except RegionNotFoundError:
+        if tries == 1 or not os.path.lexists(path_of(name)):
+            raise
+    # another one has got the name just now
+    return attach(name, readonly=readonly, owner=owner, header=header, tries=tries - 1)
+
+
+def _attach(name: str, *, readonly: bool, owner: str, header: int) -> Segment:
     access = os.O_RDONLY if readonly else os.O_RDWR
     try:
         fd = os.open(path_of(name), access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -360,6 +455,7 @@ def attach(name: str, *, readonly: bool, owner: str, header: int = 0) -> Segment
         found = os.fstat(fd)
         check_kind(name, found.st_mode)
         check_belongs(name, found.st_uid, owner)
+        presence.announce(fd, name)
         _wait_for_content(fd, name, header)
         return Segment(fd, name)
     except BaseException:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, cast, overload
 
-from ._native import BUSY, Snapshot, snapshot_after, snapshot_before
+from ._native import BUSY, REPLACED, Snapshot, snapshot_after, snapshot_before
+from .errors import RegionReplacedError
 from .filelock import closed, failure
 from .locks import Locks
 
@@ -65,13 +66,15 @@ class Snapshots(Locks):
 
         Raises:
             OwnerDiedError: the last writer died inside; see `on_owner_death`.
+            RegionReplacedError: it was resized; not with ``follow=True``.
+            RegionNotFoundError: it was unlinked, with ``if_unlinked="raise"``.
             RegionClosedError. RegionSizeError: the object was truncated.
             ValueError, TypeError: `into` does not fit.
         """
         opener = self._opener
         if opener is None:
             raise closed(self._name)
-        copy: Copier = opener.readable.tobytes if into is None else _filler(into, opener.readable)
+        copy = _copier(into, opener.readable)
         glance = opener.snapshot
         if glance is not None:  # what happens most, spelled out
             before = snapshot_before(glance)
@@ -81,8 +84,8 @@ class Snapshots(Locks):
                     return data
         data = self._copy_undisturbed(glance, copy)
         if data is DISTURBED:
-            with self.read_lock(timeout=timeout):
-                return copy()
+            with self.read_lock(timeout=timeout) as view:
+                return _copier(into, view)()
         return data
 
     @overload
@@ -96,11 +99,11 @@ class Snapshots(Locks):
         the lock: mostly there is nothing to await. The copy itself blocks the loop for a memcpy.
         """
         opener = self._usable()
-        copy: Copier = opener.readable.tobytes if into is None else _filler(into, opener.readable)
+        copy = _copier(into, opener.readable)
         data = self._copy_undisturbed(opener.snapshot, copy)
         if data is DISTURBED:
-            async with self.read_lock():
-                return copy()
+            async with self.read_lock() as view:
+                return _copier(into, view)()
         return data
 
     def _copy_undisturbed(self, glance: Snapshot | None, copy: Copier) -> bytes | None:
@@ -111,14 +114,19 @@ class Snapshots(Locks):
                 data = copy()
                 if snapshot_after(glance) == before:
                     return data
+            elif before == REPLACED:
+                self._follow(cast("RegionReplacedError", failure(before, self._name)))
+                break  # the copy would be one of the old data
             elif before != BUSY:
                 self._usable()  # closed meanwhile, and its descriptor with it
                 raise failure(before, self._name)
         return DISTURBED
 
 
-def _filler(into: "Buffer", data: memoryview) -> Copier:
-    """What copies the data into that buffer."""
+def _copier(into: "Buffer | None", data: memoryview) -> Copier:
+    """What copies the data, into that buffer if there is one."""
+    if into is None:
+        return data.tobytes
     target = memoryview(into)
     if target.readonly:
         raise TypeError("into must be writable: a bytearray, for example")

@@ -38,13 +38,15 @@ POOL_SIZE = 8
 class Seat:
     """The OFD of one blocking hold."""
 
-    __slots__ = ("closer", "extra", "handle", "pool", "tally")
+    __slots__ = ("closer", "extra", "handle", "pool", "readable", "tally", "writable")
 
     def __init__(self, opener: Opener, pool: "Pool") -> None:
         self.handle: LockHandle
         self.closer: LockCloser | None
         self.handle, self.closer = opener.open()
         self.tally = opener.ledger.open(self.handle)
+        self.readable = opener.readable  # the data that the lock guards; who is inside gets
+        self.writable = opener.writable  # a slice of it
         self.pool = pool
         self.extra = False  # to be closed, not kept, when it is given back
 

@@ -6,7 +6,8 @@ empty POSIX object, its *companion*, which all of us find by the segment's key. 
 * Who creates a managed segment first has the companion, claims its creation byte, makes
   the segment, writes the control page, and lets go. Who attaches looks for the segment
   first and then passes through the creation byte, so it meets no half-made one. While the
-  creator is at it the companion has one byte; one that keeps it was left by a dead creator.
+  creator is at it the companion has its pid as content; one that keeps it was left by a
+  dead creator, and a segment that was made by that pid is half-made.
 * A segment that others made has no companion until the first of us locks it.
 * Who removes a segment holds the creation byte, removes the segment first and the companion
   then: nobody makes another companion for a segment that lives.
@@ -18,27 +19,27 @@ import errno
 import fcntl
 import os
 import random
-import time
+import struct
 from contextlib import suppress
 from functools import partial
 from threading import Lock
 
-from . import _native, segment
+from . import _native, presence, segment
 from .errors import RegionExistsError, RegionFormatError, RegionSizeError
 from .mapping import Mapping
-from .segment import CREATION_PATIENCE, Prepare, Segment
+from .presence import ALONE, SHARED
+from .segment import Prepare, Segment
 
 KEY_MAX = 2**32 - 1
 
 #: The byte of a companion that creators and removers claim; far from those of the gate.
 CREATION_BYTE = (1 << 62) + 64
 
-SHARED, ALONE = 1, 2  # how it is claimed
+#: What a companion has in it while a creator is at work: its pid.
+AT_WORK = struct.Struct("@I")
+
 NOT_YET, CLOSED = -1, -2  # instead of a descriptor
 GONE = (-errno.EINVAL, -errno.EIDRM, -errno.ENOENT)
-
-#: How often a companion is looked for: each failure means that it was removed meanwhile.
-TRIES = 100
 
 
 def check_key(key: int) -> int:
@@ -95,6 +96,7 @@ class SysvSegment(Segment):
         self.name = name_of(key)
         self.size = facts.size
         self.identity = (0, 0)
+        self.borrowed = False
         if fd >= 0:
             self._have(fd)
 
@@ -195,6 +197,17 @@ class SysvSegment(Segment):
             if fd is not None:
                 os.close(fd)
 
+    def is_last(self) -> bool:
+        """Whether nobody, not even this process, has it attached any more.
+
+        For who is about to close it, and has let go of the mapping.
+        """
+        code, facts = _native.sysv_stat(self._id)
+        return code == 0 and facts.attached == 0
+
+    def renew(self, mapping: Mapping) -> None:
+        """Nothing: the kernel counts a forked child's attachment."""
+
     def close(self) -> None:
         """Close `fd`, and remove the companion of a segment that is gone."""
         with self._making:
@@ -248,7 +261,7 @@ def _create(
     fd = _companion(key, ALONE, mode, uid=os.geteuid(), owner="me")
     try:
         os.fchmod(fd, mode)
-        os.ftruncate(fd, 1)  # at work
+        os.pwrite(fd, AT_WORK.pack(os.getpid()), 0)
         try:
             made = _make(key, size, mode, reserve, tail, fd, prepare)
         except RegionExistsError:
@@ -341,8 +354,8 @@ def attach(key: int, *, readonly: bool, owner: str, header: int = 0) -> Segment:
     try:
         if os.fstat(fd).st_size:
             raise RegionFormatError(
-                f"region {name_of(key)!r} is half-made, its creator died: remove it "
-                f"(ipcrm -M {name_of(key)}; rm {_path(key)}) and create it again"
+                f"region {name_of(key)!r} is half-made, its creator died: "
+                "shm_async.prune(dry_run=False) removes it, then create it again"
             )
         _disclaim(fd, key)
         return SysvSegment(key, number, facts, fd, readonly=readonly, owner=owner)
@@ -376,7 +389,7 @@ def _companion(
     It must belong to me, root, or the segment's owner `uid`: whoever owns it could replace
     it, and so part those who lock it.
     """
-    for _ in range(TRIES):
+    for _ in range(segment.TRIES):
         fd = _known_companion(key, claim, uid=uid, owner=owner, readonly=readonly)
         if fd is not None:
             return fd
@@ -432,20 +445,11 @@ def _claim(fd: int, key: int, kind: int) -> None:
     """Claim the creation byte; whoever has it needs microseconds, if it is not stopped."""
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         kind = SHARED  # all that the kernel allows
-    deadline = time.monotonic() + CREATION_PATIENCE
-    while not _native.claim(fd, CREATION_BYTE, kind, name_of(key)):
-        if time.monotonic() > deadline:
-            raise OSError(
-                errno.EBUSY,
-                f"somebody has been creating or removing it for {CREATION_PATIENCE} s: "
-                f"see in /proc/locks who has a lock of {_path(key)}",
-                name_of(key),
-            )
-        time.sleep(0.001)
+    presence.claim_patiently(fd, CREATION_BYTE, kind, name_of(key), "creating or removing")
 
 
 def _disclaim(fd: int, key: int) -> None:
-    _native.claim(fd, CREATION_BYTE, 0, name_of(key))
+    _native.claim(fd, CREATION_BYTE, presence.NOBODY, name_of(key))
 
 
 def _bury(key: int, fd: int) -> None:

@@ -44,11 +44,9 @@ class Transaction:
 
     # Invariant: in the block _view is a view of all of _copy; else both are None.
 
-    def __init__(
-        self, region: "Locks", whole: memoryview, timeout: float | None, fast: bool
-    ) -> None:
+    def __init__(self, region: "Locks", timeout: float | None, fast: bool) -> None:
         self._region = region
-        self._hold = LateHold(region, whole, timeout, fast)
+        self._hold = LateHold(region, timeout, fast)
         self._copy: bytearray | None = None
         self._view: memoryview | None = None
 

@@ -18,9 +18,9 @@ from shm_async import Hold, OwnerDiedError, Region, RegionFormatError, control
 POLICIES = ("raise", "ignore", "repair")
 LIMIT = 5.0  # seconds: nobody else has the lock, so no wait may last
 
-#: Where the fields begin that change: the generation, the writer's start, pid and moment, the
-#: gate's hint, the watchers.
-CHANGING = (128, 136, 144, 152, 192, 196)
+#: Where the fields begin that change: the generation, the writer's start and pid, whether it was
+#: replaced, the writer's moment, the gate's hint, the watchers.
+CHANGING = (128, 136, 144, 148, 152, 192, 196)
 
 NUMBERS = (
     0, 1, 2, 3, 2**31, 2**32 - 1, 2**32, 2**63 - 2, 2**63 - 1, 2**63, 2**63 + 1,
@@ -220,7 +220,7 @@ class Play:
         try:
             scene(self)
         except OwnerDiedError:
-            assert self.region._on_owner_death != "ignore"
+            assert self.region._terms.on_owner_death != "ignore"
 
     # ---- in an event loop ----------------------------------------------------------
 
@@ -269,7 +269,7 @@ class Play:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             for error in outcomes:
                 if isinstance(error, OwnerDiedError):
-                    assert self.region._on_owner_death != "ignore"
+                    assert self.region._terms.on_owner_death != "ignore"
                 elif error is not None:
                     raise error
             self.outside()

@@ -219,6 +219,8 @@ class CohortMachine(RuleBasedStateMachine):
             open=lambda: (self.kernel, None),
             ledger=SimpleNamespace(open=Tally),
             gate=self.gate,
+            readable=None,
+            writable=None,
             mapping=SimpleNamespace(name="x"),
         )
         self.cohort = asynclock.Cohort(opener, self.loop)

@@ -27,10 +27,11 @@ def test_what_was_packed_is_unpacked():
 
 def test_offsets_are_the_documented_ones():
     offsets = {
-        "magic": 0, "version": 16, "flags": 20, "nbytes": 24, "length": 32, "dtype": 40,
-        "creator_start": 56, "creator_pid": 64, "ndim": 68, "shape": 72, "reserved": 120,
+        "magic": 0, "version": 16, "flags": 20, "nbytes": 24, "lineage": 32, "dtype": 40,
+        "creator_start": 56, "creator_pid": 64, "ndim": 68, "shape": 72, "epoch": 120,
         "checksum": 124,
-        "generation": 128, "writer_start": 136, "writer_pid": 144, "writer_since": 152,
+        "generation": 128, "writer_start": 136, "writer_pid": 144, "replaced": 148,
+        "writer_since": 152,
         "gate": 192, "watchers": 196,
     }  # fmt: skip
     for field, offset in offsets.items():
@@ -52,6 +53,17 @@ def test_the_start_time_tells_processes_apart():
     assert 0 < start <= boot_ticks
 
 
+def test_every_region_is_of_a_lineage_of_its_own():
+    drawn = {control.unpack(bytes(page()), SIZE, "x").lineage for _ in range(3)}
+    assert len(drawn) == 3
+    heir = control.pack(
+        shape=(5,), dtype="int64", sparse=False, lineage=2**64 - 1, epoch=7, generation=8
+    )
+    found = control.unpack(heir, SIZE, "x")
+    assert (found.lineage, found.epoch) == (2**64 - 1, 7)
+    assert _native.control_from_bytes(heir).generation == 8
+
+
 def test_a_page_of_something_else_is_no_control_page():
     assert control.unpack(bytes(4096), SIZE, "x") is None
     assert control.unpack(os.urandom(4096), SIZE, "x") is None
@@ -68,7 +80,7 @@ def test_every_byte_that_never_changes_is_watched(offset: int):
 def resealed(**fields: object) -> bytes:
     """A page whose checksum is right and whose fields are not."""
     right = {
-        "magic": control.MAGIC, "version": 1, "nbytes": 40, "length": 5, "dtype": b"int64",
+        "magic": control.MAGIC, "version": 1, "nbytes": 40, "dtype": b"int64",
         "ndim": 1, "shape": (5,),
     }  # fmt: skip
     draft = bytearray(_native.control_to_bytes(**(right | fields)))
@@ -84,16 +96,16 @@ def resealed(**fields: object) -> bytes:
         ({"version": 0}, "version 0"),
         ({"dtype": b"uint9"}, "uint9"),
         ({"dtype": b"\xff" * 16}, "element type"),
-        ({"length": 0, "nbytes": 0}, "length is 0"),
-        ({"length": 6}, "sizes disagree"),
-        ({"nbytes": 2**64 - 8}, "sizes disagree"),
-        ({"nbytes": 8192, "length": 1024, "shape": (1024,)}, "another size"),
+        ({"shape": (0,), "nbytes": 0}, "shape"),
+        ({"shape": (6,)}, "shape .* and its size disagree"),
+        ({"nbytes": 2**64 - 8}, "and its size disagree"),
+        ({"nbytes": 8192, "shape": (1024,)}, "another size"),
         ({"ndim": 0}, "0 dimensions"),
         ({"ndim": 7}, "7 dimensions"),
         ({"shape": (4,)}, "shape"),
         ({"ndim": 2, "shape": (5, 0)}, "shape"),
         ({"ndim": 2, "shape": (2**32, 2**32)}, "shape"),
-        ({"length": 2**61 + 5}, "sizes disagree"),
+        ({"shape": (2**61 + 5,)}, "and its size disagree"),
         ({"flags": 2}, "flags"),
     ],
 )

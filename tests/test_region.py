@@ -374,8 +374,8 @@ def test_regions_are_not_copied_by_accident(region: Region):
 def test_the_public_names_are_these():
     assert set(shm_async.__all__) == {
         "Hold", "Holder", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError",
-        "RegionExistsError", "RegionFormatError", "RegionNotFoundError", "RegionSizeError",
-        "ShmError", "Statistics", "WouldBlockError",
+        "RegionExistsError", "RegionFormatError", "RegionNotFoundError", "RegionReplacedError",
+        "RegionSizeError", "ShmError", "Statistics", "WouldBlockError", "prune",
     }  # fmt: skip
     assert all(hasattr(shm_async, each) for each in shm_async.__all__)
 
@@ -387,6 +387,7 @@ def test_the_public_names_are_these():
         ("RegionNotFoundError", FileNotFoundError),
         ("RegionClosedError", ValueError),
         ("RegionFormatError", ValueError),
+        ("RegionReplacedError", OSError),
         ("RegionSizeError", ValueError),
         ("OwnerDiedError", RuntimeError),
         ("LockTimeoutError", TimeoutError),

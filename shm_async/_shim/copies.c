@@ -16,11 +16,15 @@ int64_t shma_snapshot_before(const shma_snapshot *snapshot)
 {
     off_t found = lseek(snapshot->fd, 0, SEEK_END);
     uint64_t generation;
+    int32_t code;
 
     if (found < 0)
         return -errno;
     if (found < snapshot->size)
         return -ERANGE;
+    code = shma_object_current(snapshot->fd, snapshot->sysv, snapshot->control, snapshot->linked);
+    if (code < 0)
+        return code;
     generation = shma_control_generation(snapshot->control);
     return generation & 1 ? -EWOULDBLOCK : low_bits(generation);
 }

@@ -39,9 +39,24 @@ static int32_t writer_died(shma_lock *lock)
     return 1;
 }
 
+/* Under a lock of ours, so nobody is about to replace the object: see shma_object_current. */
+static int32_t current(const shma_lock *lock)
+{
+    shma_control *control = lock->control;
+    int32_t code = shma_object_current(lock->fd, lock->sysv, control, lock->linked);
+
+    if (code == 0 && lock->writable && control && control->replaced)
+        __atomic_store_n(&control->replaced, 0, __ATOMIC_RELEASE); /* who was to do it died */
+    return code;
+}
+
 /* Whether readers may be let in. What the object has lost must not be looked at. */
 static int32_t sound(shma_lock *lock)
 {
+    int32_t code = current(lock);
+
+    if (code < 0)
+        return code;
     return writer_died(lock) && !lock->ignore ? -EOWNERDEAD : 0;
 }
 
@@ -81,9 +96,13 @@ void shma_lock_mark(shma_lock *lock)
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* no data is written before the mark */
 }
 
-/* An exclusive hold begins, if it may: -EOWNERDEAD. */
+/* An exclusive hold begins, if it may: -EOWNERDEAD, -ESTALE, -ENOLINK. */
 static int32_t begin_write(shma_lock *lock, int32_t manner)
 {
+    int32_t code = current(lock);
+
+    if (code < 0)
+        return code;
     if (!lock->writing && writer_died(lock)) {
         if (manner != SHMA_RECOVER && !lock->ignore)
             return -EOWNERDEAD;
@@ -211,7 +230,7 @@ int32_t shma_lock_open(shma_lock *lock, const char *path, int32_t writable, uint
                        uint64_t start)
 {
     (void)pthread_once(&registry_once, registry_init);
-    lock->fd = -1;
+    lock->fd = lock->sysv = -1;
     if (registry_error)
         return -registry_error;
     lock->writable = writable;
@@ -359,25 +378,29 @@ static int32_t try_lock(shma_lock *lock, int32_t mode)
     return shma_gate_is_taken(lock) ? try_through_gate(lock, mode) : try_flock(lock, mode);
 }
 
-/* The kernel granted the lock, but nobody may be let in, as the last writer died. */
-static int32_t refuse(shma_lock *lock)
+/* The kernel granted the lock, but nobody may be let in, for that reason. */
+static int32_t refuse(shma_lock *lock, int32_t code)
 {
     set_mode(lock, 0);
     (void)flock(lock->fd, LOCK_UN);
-    return -EOWNERDEAD;
+    return code;
 }
 
 static int32_t begin_read_or_refuse(shma_lock *lock)
 {
-    if (sound(lock) < 0)
-        return refuse(lock);
+    int32_t code = sound(lock);
+
+    if (code < 0)
+        return refuse(lock, code);
     lock->reads++;
     return 0;
 }
 
 static int32_t begin_write_or_refuse(shma_lock *lock, int32_t manner)
 {
-    return begin_write(lock, manner) < 0 ? refuse(lock) : 0;
+    int32_t code = begin_write(lock, manner);
+
+    return code < 0 ? refuse(lock, code) : 0;
 }
 
 int32_t shma_lock_try_shared(shma_lock *lock)

@@ -15,6 +15,13 @@ uint64_t shma_thread_number(void);
  */
 int32_t shma_lock_whole(const shma_lock *lock);
 
+/*
+ * Whether the object, on which somebody has a lock, is the one to use: -ESTALE if another
+ * has replaced it, -ENOLINK if it has no name (and `linked`). `sysv` is the id of its
+ * System V segment, or -1.
+ */
+int32_t shma_object_current(int32_t fd, int32_t sysv, const shma_control *control, int32_t linked);
+
 /* Make the generation odd, and even again, around what an exclusive hold writes. */
 void shma_lock_mark(shma_lock *lock);
 void shma_lock_unmark(shma_lock *lock);

@@ -20,23 +20,23 @@ typedef struct {
     uint32_t version;         /*  16  of this format: 1                          */
     uint32_t flags;           /*  20  bit 0: sparse on purpose                   */
     uint64_t nbytes;          /*  24  of data                                    */
-    uint64_t length;          /*  32  of data, in elements                       */
+    uint64_t lineage;         /*  32  drawn at creation; those that replace it have the same */
     uint8_t dtype[16];        /*  40  element type's name, padded with NUL       */
     uint64_t creator_start;   /*  56  clock ticks after boot (/proc/PID/stat 22) */
     uint32_t creator_pid;     /*  64  as its own pid namespace counts            */
     uint32_t ndim;            /*  68  dimensions, 1 to 6                         */
     uint64_t shape[6];        /*  72  elements per dimension; 0 beyond the last  */
-    uint32_t reserved;        /* 120  zero                                       */
+    uint32_t epoch;           /* 120  0, and one more each time it is replaced   */
     uint32_t checksum;        /* 124  CRC-32 of bytes 16 to 123                  */
     uint64_t generation;      /* 128  odd: somebody writes, or died writing      */
     uint64_t writer_start;    /* 136  like creator_start, of the last writer; 0: not known */
     uint32_t writer_pid;      /* 144  of the last writer                         */
-    uint32_t pad1;
+    uint32_t replaced;        /* 148  1: a larger or smaller one has, or was about to get, its name */
     uint64_t writer_since;    /* 152  when it began, ns (CLOCK_MONOTONIC); for people */
-    uint8_t pad2[32];
+    uint8_t pad1[32];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
     uint32_t watchers;        /* 196  processes that want to hear of changes     */
-    uint8_t pad3[3896];
+    uint8_t pad2[3896];
 } shma_control;
 
 /* The generation as it is now. Never blocks; may be read under no lock. */
@@ -49,12 +49,14 @@ typedef struct {
     const shma_control *control;
     int64_t size;             /* that the object behind `fd` must have, bytes */
     int32_t fd;
+    int32_t linked;           /* an object without a name is refused */
+    int32_t sysv;             /* the id of its System V segment; -1: it has none */
 } shma_snapshot;
 
 /*
  * The generation's low 63 bits, before and after the copy. Equal, the copy is what was
  * there at one moment. Before: -EWOULDBLOCK, it is odd; -ERANGE, the object has lost
- * its size, and what is gone is a SIGBUS.
+ * its size, and what is gone is a SIGBUS; -ESTALE, -ENOLINK as for a lock.
  */
 int64_t shma_snapshot_before(const shma_snapshot *snapshot);
 int64_t shma_snapshot_after(const shma_snapshot *snapshot);
@@ -85,6 +87,7 @@ typedef struct {
     uint32_t uid;             /* of its owner */
     uint32_t mode;            /* permission bits */
     uint32_t removed;         /* 1: it was removed */
+    uint32_t creator_pid;     /* as the caller's pid namespace counts */
 } shma_sysv_facts;
 
 /* Make a segment that must not exist yet: its id. `reserve` 0: no memory is set aside. */
@@ -145,6 +148,8 @@ typedef struct shma_lock {
     int32_t writing;          /* the generation is odd by our doing */
     int32_t unsound;          /* we write what a dead writer left: it stays odd when we end */
     int32_t ignore;           /* a dead writer is no reason to refuse. Python's to set */
+    int32_t linked;           /* an object without a name is refused. Python's to set */
+    int32_t sysv;             /* the id of its System V segment; -1: none. Python's to set */
     uint32_t dead_pid;        /* the dead writer that was found last */
     uint64_t dead_start;
     int32_t bound;            /* only `taker` may take it */
@@ -195,7 +200,9 @@ enum { SHMA_MARK, SHMA_RECOVER, SHMA_MARK_LATER };
  * Take the lock if it is free, without waiting, and begin to write if it is the
  * exclusive one. -EWOULDBLOCK: somebody else has it, or waits for it at the gate.
  * -ERANGE: the object is smaller than it was. -EOWNERDEAD: the last writer never
- * ended, `dead_pid` and `dead_start` tell who it was. After these nothing is held.
+ * ended, `dead_pid` and `dead_start` tell who it was. -ESTALE: another object has
+ * replaced it. -ENOLINK: it has no name any more, and `linked` asks for one. After
+ * these nothing is held.
  */
 int32_t shma_lock_try_shared(shma_lock *lock);
 int32_t shma_lock_try_exclusive(shma_lock *lock); /* SHMA_MARK */
@@ -228,13 +235,13 @@ int32_t shma_lock_release(shma_lock *lock);
 
 /*
  * A lock that stays held while those inside come and go: end makes the generation
- * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD, -ERANGE: as
- * above, but it stays held, by nobody inside.
+ * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD, -ERANGE,
+ * -ESTALE, -ENOLINK: as above, but it stays held, by nobody inside.
  */
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner);
 int32_t shma_lock_end(shma_lock *lock);
 
-/* -EOWNERDEAD or -ERANGE, as above, if readers are not to be let in; the lock stays held. */
+/* -EOWNERDEAD and so on, as above, if readers are not to be let in; the lock stays held. */
 int32_t shma_lock_sound(shma_lock *lock);
 
 /* What a dead writer left was put right: the generation becomes even at the end. */

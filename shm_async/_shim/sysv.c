@@ -34,6 +34,7 @@ int32_t shma_sysv_stat(int32_t id, shma_sysv_facts *facts)
     facts->key = (uint32_t)found.shm_perm.__key;
     facts->uid = found.shm_perm.uid;
     facts->mode = found.shm_perm.mode & 0777;
+    facts->creator_pid = (uint32_t)found.shm_cpid;
     facts->removed = (found.shm_perm.mode & SHM_DEST) != 0;
     return 0;
 }
