@@ -31,5 +31,7 @@ def test_the_readmes_code_does_what_it_says():
         "True",
         "100 -100",
         "1 0 0.0",
+        "True write False",
+        "()",
         "7 1",
     ]

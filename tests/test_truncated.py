@@ -1,5 +1,6 @@
 """Somebody has truncated the object: whoever asks for the lock is told, by every entrance."""
 
+import asyncio
 import os
 import signal
 import threading
@@ -300,12 +301,21 @@ async def test_a_writer_behind_a_transaction_is_told_and_so_is_the_transaction(r
 # ---- who is inside -------------------------------------------------------------------------
 
 
+async def join_readers(region: Region) -> None:
+    """A second reader of the same loop asks nobody, neither here nor in the kernel."""
+    async with region.read_lock():
+        os.truncate(f"/dev/shm/{region.name}", 0)
+        await asyncio.create_task(enter_async(region.read_lock()))
+
+
 def killed_inside(region: Region, kind: str) -> int:
     """The signal that ends a process which is inside when the object is truncated."""
     pid = os.fork()
     if pid == 0:
         try:
             signal.signal(signal.SIGBUS, signal.SIG_DFL)  # a sanitizer has its own
+            if kind == "join":
+                asyncio.run(join_readers(region))
             with region.read_lock() if kind == "read" else region.write_lock() as view:
                 os.truncate(f"/dev/shm/{region.name}", 0)
                 if kind != "write nothing":
@@ -315,7 +325,7 @@ def killed_inside(region: Region, kind: str) -> int:
     return -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("kind", ["read", "write", "write nothing"])
+@pytest.mark.parametrize("kind", ["read", "write", "write nothing", "join"])
 def test_who_is_inside_when_it_happens_is_killed_by_the_kernel(region: Region, kind: str):
     assert killed_inside(region, kind) == signal.SIGBUS
     os.truncate(f"/dev/shm/{region.name}", WHOLE)

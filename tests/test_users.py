@@ -43,7 +43,7 @@ def refused(act: Callable[[], object], kind: type[Exception] = PermissionError) 
 
 
 HOLDER = """
-import fcntl, os, sys, time
+import fcntl, os, struct, sys, time
 path, uid = sys.argv[1], int(sys.argv[2])
 os.setgroups([]), os.setgid(uid), os.setuid(uid)
 fd = os.open(path, os.O_RDONLY)
@@ -54,9 +54,9 @@ time.sleep(600)
 
 
 @contextmanager
-def held_by(uid: int, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def held_by(uid: int, name: str, program: str = HOLDER) -> Iterator[subprocess.Popen[bytes]]:
     """Another user who can only read has the exclusive flock, and will never let go."""
-    command = [sys.executable, "-S", "-c", HOLDER, f"/dev/shm/{name}", str(uid)]
+    command = [sys.executable, "-S", "-c", program, f"/dev/shm/{name}", str(uid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -208,6 +208,27 @@ async def test_a_task_waits_for_such_a_one_until_its_deadline(name: str):
                     await anyio.sleep(0.001)
             process.kill()  # who can see it can end it
         assert region.buffer[0] == 1
+
+
+SITTER = HOLDER.replace(
+    "fcntl.flock(fd, fcntl.LOCK_EX)",
+    "fcntl.fcntl(fd, 37, struct.pack('hhqqi4x', 0, 0, 1 << 62, 1, 0))",
+)  # F_OFD_SETLK, F_RDLCK: all that a reader may
+
+
+@pytest.mark.parametrize("layout", ["managed", "raw"])
+def test_who_may_only_read_can_sit_at_the_gate_and_costs_time(name: str, layout):
+    with Region.create(name, 8, mode=0o644, layout=layout) as region:
+        with held_by(ALICE, name, SITTER):
+            for lock in (region.read_lock, region.write_lock, region.transaction):
+                with lock(timeout=5):
+                    pass
+            if layout == "raw":  # there is no hint: the gate itself is asked
+                with pytest.raises(WouldBlockError):
+                    region.write_lock().acquire_nowait()
+        hold = region.write_lock()
+        hold.acquire_nowait()
+        hold.release()
 
 
 def test_without_read_permission_nobody_is_kept_out(region: Region, name: str):
