@@ -40,7 +40,8 @@ class Holder:
     """
 
     pid: int | None  #: the process; None where the kernel does not tell
-    command: str | None  #: what it is called (/proc/PID/comm, 15 bytes); None: not known, or gone
+    command: str | None  #: what it is called (/proc/PID/comm, 15 bytes);
+    #: any process may call itself anything. None: not known, or gone
     kind: Kind | None  #: of the lock; None: it queues at the gate, and nobody knows what for
     waiting: bool  #: it does not have the lock yet
     since: float | None  #: seconds for which it has written; None where nobody knows
@@ -75,20 +76,27 @@ class Holders(Locks):
         The kernel leaves out processes that this pid namespace cannot see: in a container ()
         does not mean that nobody outside has the lock. Those who queue at the gate, behind
         whoever waits in front, are nameless. `since` is known for writers of this package in
-        managed regions, and what they wrote there can be falsified by whoever may write.
+        managed regions, and what they wrote there can be falsified by whoever may write. Where
+        another process has resized the region it is about the old one until the next lock.
 
         Raises:
             RegionClosedError. OSError: ENOSYS, there is no /proc/locks to read.
         """
-        opener = self._usable()
-        try:
-            before = _mark(opener)
-            rows = _rows_of(opener.segment)
-            mark = before if _mark(opener) == before else None  # one writer was inside all the time
-        except OSError:
-            self._usable()  # closed meanwhile, and its descriptor with it
-            raise
-        return tuple(_holders(rows, mark))
+        while True:
+            opener = self._usable()
+            try:
+                return _look(opener)
+            except OSError:
+                if self._opener is opener:
+                    raise
+                # closed meanwhile, or gone over to another object: its descriptor was, too
+
+
+def _look(opener: Opener) -> tuple[Holder, ...]:
+    before = _mark(opener)
+    rows = _rows_of(opener.segment)
+    mark = before if _mark(opener) == before else None  # one writer was inside all the time
+    return tuple(_holders(rows, mark))
 
 
 def _mark(opener: Opener) -> Mark | None:

@@ -214,6 +214,38 @@ def test_locks_that_come_and_go_elsewhere_do_not_blur_the_picture(region: Region
         other.unlink()
 
 
+def test_a_region_that_goes_over_to_another_object_while_it_looks_looks_again(
+    region: Region, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    genuine = holders._rows
+    looks = []
+
+    def resized(asked: str):
+        if not looks:
+            region.resize(9)  # by another thread, say
+        looks.append(asked)
+        return genuine(asked)
+
+    monkeypatch.setattr(holders, "_rows", resized)
+    with Region.attach(name) as other:
+        assert region.holders() == ()
+        assert len(looks) == 2
+        assert other.holders() == ()
+
+
+def test_a_region_that_is_closed_while_it_looks_says_so(name: str, monkeypatch: pytest.MonkeyPatch):
+    genuine = holders._rows
+
+    def closing(asked: str):
+        region.close()
+        return genuine(asked)
+
+    monkeypatch.setattr(holders, "_rows", closing)
+    region = Region.create(name, 8)
+    with pytest.raises(RegionClosedError):
+        region.holders()
+
+
 # ---- who waits -----------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from conftest import PREFIX, Rival, blocked_in_flock, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shm_async import Hold, OwnerDiedError, Region
+from shm_async import Hold, OwnerDiedError, Region, RegionNotFoundError, RegionReplacedError
 from shm_async._native import BUSY, snapshot_after, snapshot_before
 
 #: Scripts in each test; thousands find what hundreds do not, see also `make fuzz`.
@@ -24,7 +24,7 @@ names = (f"{PREFIX}hostile-{number}" for number in itertools.count())
 scripts = st.binary(min_size=60, max_size=240)
 plays = settings(max_examples=EXAMPLES, deadline=None)
 
-GENERATION = 128
+GENERATION, REPLACED = 128, 148
 
 
 @pytest.fixture
@@ -230,6 +230,22 @@ def test_a_thread_that_upgrades_does_not_repair_for_ever_either(undone: Region, 
     vandal.close()
     assert len(outcomes) == 1
     assert undone.holders() == ()
+
+
+@pytest.mark.timeout(10)
+def test_nobody_goes_after_what_has_replaced_the_region_for_ever(
+    region: Region, vandal: hostile.Vandal, monkeypatch: pytest.MonkeyPatch
+):
+    with Region.attach(region.name, follow=True) as other:
+        region.unlink()
+        vandal.write(REPLACED, b"\1")
+        with pytest.raises(RegionReplacedError):
+            region.read_lock().acquire_blocking()
+        with pytest.raises(RegionNotFoundError):  # a lie: there is nothing to go over to
+            other.read_lock().acquire_blocking()
+        monkeypatch.setattr(Region, "_follow", lambda _region, _error: None)
+        with pytest.raises(RegionReplacedError):
+            other.read_lock().acquire_blocking()
 
 
 @pytest.mark.timeout(10)
