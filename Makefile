@@ -58,6 +58,7 @@ model: $(VENV)/bin/python
 stress: $(VENV)/test.stamp
 	$(BIN)/python tests/stress.py --seconds 100
 	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
+	TEST_KILLS=1000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_kills.py tests/test_lifetime.py -k kill
 
 # Scripts against a live control page, for a minute, by a fuzzer that follows the coverage.
 fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp

@@ -5,7 +5,9 @@ told to. So every interleaving of arrivals, grants, conversions, cancels, leaves
 and a close can come up.
 """
 
+import contextlib
 import gc
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from unittest import mock
 
@@ -136,6 +138,7 @@ class Waiter:
 
     def __init__(self, exclusive: bool, task: object) -> None:
         self.exclusive, self.task = exclusive, task
+        self.manner = MARK
         self.upgrading = False
         self.granted = self.woken = self.cancelled = False
         self.error: Exception | None = None
@@ -229,6 +232,7 @@ class CohortMachine(RuleBasedStateMachine):
         self.inside: list[Task] = []
         self.doomed: list[Task] = []  # of the queue: cancelled, but have not run yet
         self.closed = False
+        self.coroutines: list[Coroutine[None, None, object]] = []
         if dead:  # all of them wait, and one who died is found
             self.kernel.rival = EXCLUSIVE
         for _ in range(readers):
@@ -242,9 +246,17 @@ class CohortMachine(RuleBasedStateMachine):
         try:
             self.everybody_gets_in_and_out()
         finally:
+            for coroutine in self.coroutines:  # left by an example that was broken off
+                with contextlib.suppress(Exception):
+                    coroutine.close()
             self.patches.stop()
 
     # ---- what tasks do ----------------------------------------------------------
+
+    def start_coroutine(self, task: Task, coroutine: Coroutine[None, None, object]) -> None:
+        task.coroutine = coroutine
+        self.coroutines.append(coroutine)
+        self.resume(task)
 
     def resume(self, task: Task, error: BaseException | None = None) -> None:
         """Run a task until it waits, is inside, or has failed."""
@@ -301,8 +313,7 @@ class CohortMachine(RuleBasedStateMachine):
             assert code == BUSY
             self.queue.append(task)
             task.state = "waiting"
-            task.coroutine = self.cohort.enter(exclusive, task, task.manner)
-            self.resume(task)
+            self.start_coroutine(task, self.cohort.enter(exclusive, task, task.manner))
 
     @precondition(lambda self: self.at_ease())
     @rule(data=st.data())
@@ -321,8 +332,7 @@ class CohortMachine(RuleBasedStateMachine):
         first = not any(each.state == "upgrading" and each in self.inside for each in self.queue)
         others = [each for each in self.inside if each is not task]
         task.state = "upgrading"
-        task.coroutine = self.cohort.upgrade(task)
-        self.resume(task)
+        self.start_coroutine(task, self.cohort.upgrade(task))
         if task.state == "upgrading":
             assert others or self.kernel.mode == FREE
             if others and first:

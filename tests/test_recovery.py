@@ -229,7 +229,7 @@ def test_a_raw_region_cannot_tell(name: str):
 
 def pretend(region: Region, pid: int, start: int) -> None:
     """Change who the last writer was."""
-    control = region._opener.control
+    control = region._now().control()
     control.writer_pid, control.writer_start = pid, start
 
 
@@ -677,9 +677,9 @@ async def test_who_does_not_wait_does_not_wait_for_a_repair(
     """Somebody takes the lock between the finding and the repair."""
     recovery = Region._recovery
 
-    def too_late(region: Region, *refusal: object) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, mends: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region, *refusal)
+        return recovery(region, error, mends)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)
@@ -693,9 +693,9 @@ def test_a_repair_counts_towards_the_timeout(
 ):
     recovery = Region._recovery
 
-    def too_late(region: Region, *refusal: object) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, mends: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region, *refusal)
+        return recovery(region, error, mends)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)
