@@ -24,8 +24,9 @@ __all__ = ["Locks", "close_locks"]
 #: What a lock is refused for, and may be put right.
 Refusal: TypeAlias = OwnerDiedError | RegionReplacedError
 
-#: How often something is put right for one lock that is asked for; then the error is raised.
-MAX_MENDS = 20
+#: Repairs for one lock that is asked for; the death that is found then is raised. One that was
+#: replaced is gone after as often as it takes: each time somebody else has got something done.
+MAX_REPAIRS = 20
 
 
 class Locks:
@@ -197,14 +198,12 @@ class Locks:
     def _recovery(self, error: Refusal, mends: int) -> RecoveryHold | None:
         """The hold to repair the data with; None: that was not what it took.
 
-        Whoever scribbles on the control page could keep us at it for ever, past every deadline.
+        Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
         """
-        if mends >= MAX_MENDS:
-            raise error
         if isinstance(error, RegionReplacedError):
             self._follow(error)
             return None
-        if isinstance(self._terms.on_owner_death, str):
+        if isinstance(self._terms.on_owner_death, str) or mends >= MAX_REPAIRS:
             raise error
         self._check_writable()
         return RecoveryHold(self, None, True)
