@@ -112,7 +112,7 @@ class Hold:
         self._check_unused()
         if not self._plain:
             await self._checkpoint()
-        mends = 0
+        repairs = 0
         while True:
             entered = False
             try:
@@ -127,8 +127,7 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                await self._region._mend(error, mends)
-                mends += 1
+                repairs += await self._region._mend(error, repairs)
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -218,7 +217,7 @@ class Hold:
     def _acquire_blocking(self, timeout: float | None, *, may_wait: bool = True) -> memoryview:
         self._check_unused()
         deadline = deadline_of(timeout)
-        mends = 0
+        repairs = 0
         while True:
             entered = False
             try:
@@ -236,8 +235,9 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._mend_blocking(error, mends, time_left(deadline), may_wait=may_wait)
-                mends += 1
+                repairs += self._region._mend_blocking(
+                    error, repairs, time_left(deadline), may_wait=may_wait
+                )
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -269,7 +269,7 @@ class Hold:
         if not loop_is_running():
             return self._acquire_blocking(None, may_wait=False)
         self._check_unused()
-        mends = 0
+        repairs = 0
         while True:
             entered = False
             try:
@@ -282,8 +282,7 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._mend_nowait(error, mends)
-                mends += 1
+                repairs += self._region._mend_nowait(error, repairs)
             except BaseException:
                 self._undo(entered)
                 raise
@@ -368,10 +367,9 @@ class Hold:
             return await cohort.upgrade(self._task)
         except OwnerDiedError as error:
             died = error
-        mends = 0
+        repairs = 0
         while True:  # whose lock was let go on the way
-            await self._region._mend(died, mends)
-            mends += 1
+            repairs += await self._region._mend(died, repairs)
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -408,15 +406,14 @@ class Hold:
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
         died: OwnerDiedError | None
-        mends = 0
+        repairs = 0
         while True:
             try:
                 seat.wait(True, time_left(deadline))
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._mend_blocking(died, mends, time_left(deadline))
-            mends += 1
+            repairs += self._region._mend_blocking(died, repairs, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.

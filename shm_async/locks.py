@@ -169,33 +169,39 @@ class Locks:
     # Three ways to put right what can be: then the lock is asked for again. If the terms are
     # otherwise, they raise the error.
 
-    async def _mend(self, error: Refusal, mends: int) -> None:
+    async def _mend(self, error: Refusal, repairs: int) -> bool:
         """Have a dead writer's data repaired, or go over to what has replaced the region.
 
         Args:
             error: why it was refused.
-            mends: how often something was put right already, for the same lock.
+            repairs: how often data were repaired already, for the same lock.
+
+        Returns:
+            Whether it took a repair.
         """
-        hold = self._recovery(error, mends)
+        hold = self._recovery(error, repairs)
         if hold is not None:
             await hold.acquire()
             hold.repair()
+        return hold is not None
 
     def _mend_blocking(
-        self, error: Refusal, mends: int, timeout: float | None, *, may_wait: bool = True
-    ) -> None:
-        hold = self._recovery(error, mends)
+        self, error: Refusal, repairs: int, timeout: float | None, *, may_wait: bool = True
+    ) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold._acquire_blocking(timeout, may_wait=may_wait)
             hold.repair()
+        return hold is not None
 
-    def _mend_nowait(self, error: Refusal, mends: int) -> None:
-        hold = self._recovery(error, mends)
+    def _mend_nowait(self, error: Refusal, repairs: int) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold.acquire_nowait()
             hold.repair()
+        return hold is not None
 
-    def _recovery(self, error: Refusal, mends: int) -> RecoveryHold | None:
+    def _recovery(self, error: Refusal, repairs: int) -> RecoveryHold | None:
         """The hold to repair the data with; None: that was not what it took.
 
         Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
@@ -203,7 +209,7 @@ class Locks:
         if isinstance(error, RegionReplacedError):
             self._follow(error)
             return None
-        if isinstance(self._terms.on_owner_death, str) or mends >= MAX_REPAIRS:
+        if isinstance(self._terms.on_owner_death, str) or repairs >= MAX_REPAIRS:
             raise error
         self._check_writable()
         return RecoveryHold(self, None, True)
