@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from shm_async import Hold, OwnerDiedError, Region, RegionFormatError, control
 
@@ -59,10 +59,18 @@ class Script:
 class Vandal:
     """Writes to a region's control page through a mapping of its own."""
 
-    def __init__(self, name: str) -> None:
-        self.fd = os.open(f"/dev/shm/{name}", os.O_RDWR | os.O_CLOEXEC)
-        self.memory = mmap.mmap(self.fd, 0)
-        self.start = len(self.memory) - control.CONTROL_SIZE
+    def __init__(self, name: str | int) -> None:
+        with ExitStack() as stack:
+            if isinstance(name, str):
+                path = f"/dev/shm/{name}"
+                self.memory = stack.enter_context(mmap.mmap(_fd(path, stack), 0))
+            else:
+                path = f"/dev/shm/shm_async.sysv.{name:08x}"
+                other = stack.enter_context(Region.attach(name, layout="raw"))
+                self.memory = stack.enter_context(other.buffer)
+            self.fd = _fd(path, stack)  # of what carries the lock
+            self.start = len(self.memory) - control.CONTROL_SIZE
+            self.close = stack.pop_all().close
 
     def write(self, offset: int, data: bytes) -> None:
         data = data[: control.CONTROL_SIZE - offset]
@@ -86,9 +94,11 @@ class Vandal:
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         return True
 
-    def close(self) -> None:
-        self.memory.close()
-        os.close(self.fd)
+
+def _fd(path: str, stack: ExitStack) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
 
 
 class Play:
@@ -199,7 +209,7 @@ class Play:
     def attach(self) -> None:
         """A page that is damaged is told or taken for data, and the lock is the same one."""
         try:
-            other = Region.attach(self.region.name, on_owner_death="ignore")
+            other = Region.attach(self.region.key or self.region.name, on_owner_death="ignore")
         except RegionFormatError as error:
             assert "control page" in str(error) or "format version" in str(error)  # noqa: PT017
             return
@@ -276,8 +286,8 @@ class Play:
 
 
 @contextmanager
-def stage(name: str, data: bytes) -> Iterator[Play]:
-    """A region of that name with what is needed for a play; the first byte chooses the policy."""
+def stage(name: str | int, data: bytes) -> Iterator[Play]:
+    """A region of that name, or key, and a play in it; the first byte chooses the policy."""
     script = Script(data)
 
     def repair(hold: Hold) -> None:
@@ -297,7 +307,7 @@ def stage(name: str, data: bytes) -> Iterator[Play]:
         region.close()
 
 
-def play(name: str, data: bytes) -> None:
+def play(name: str | int, data: bytes) -> None:
     """Play a script, in this thread. Raises whatever should not have happened."""
     with stage(name, data) as play:
         try:
@@ -307,7 +317,7 @@ def play(name: str, data: bytes) -> None:
         play.outside()
 
 
-def play_async(name: str, data: bytes) -> None:
+def play_async(name: str | int, data: bytes) -> None:
     """Play a script, in an event loop."""
     with stage(name, data) as play:
         try:

@@ -13,12 +13,13 @@ import pytest
 from conftest import PREFIX, Rival, blocked_in_flock, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import fresh_key, segment_of
 
 from shm_async import Hold, OwnerDiedError, Region, RegionNotFoundError, RegionReplacedError
 from shm_async._native import BUSY, snapshot_after, snapshot_before
 
 #: Scripts in each test; thousands find what hundreds do not, see also `make fuzz`.
-EXAMPLES = int(os.environ.get("SHM_ASYNC_HOSTILE_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("SHM_ASYNC_HOSTILE_EXAMPLES", "150"))
 
 names = (f"{PREFIX}hostile-{number}" for number in itertools.count())
 scripts = st.binary(min_size=60, max_size=240)
@@ -47,6 +48,15 @@ def test_nothing_on_the_page_does_more_than_raise_what_is_documented(script: byt
 @given(scripts)
 def test_nor_does_it_to_the_tasks_of_an_event_loop(script: bytes):
     hostile.play_async(next(names), script)
+
+
+@settings(max_examples=EXAMPLES // 3, deadline=None)
+@given(scripts)
+def test_nor_does_it_in_a_system_v_segment(script: bytes):
+    key = fresh_key()
+    hostile.play(key, script)
+    hostile.play_async(key, script)
+    assert segment_of(key) is None
 
 
 # ---- all the time ----------------------------------------------------------------
