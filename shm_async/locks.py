@@ -229,28 +229,34 @@ class Locks:
 
     def _join_cohort(self) -> tuple[Cohort, Task]:
         """The cohort of the running event loop, and the task that runs."""
+        opener = self._usable()
         cohort = self._cohort
-        if cohort.thread == get_ident() and (task := cohort.current_task()) is not None:
-            return cohort, task
+        if cohort.thread == get_ident() and cohort.opener is opener:
+            task = cohort.current_task()
+            if task is not None:
+                return cohort, task
         native = current_loop()
         known = self._cohorts.get(native)
-        cohort = self._cohort = known if known is not None else self._new_cohort(native)
-        task = cohort.current_task()
-        return cohort, NO_TASK if task is None else task
+        if known is None or known.opener is not opener:
+            known = self._new_cohort(native)
+        self._cohort = known
+        task = known.current_task()
+        return known, NO_TASK if task is None else task
 
     def _new_cohort(self, native: object) -> Cohort:
         self._forget_finished_loops()
         opener = self._usable()
         try:
             cohort = self._cohorts[native] = Cohort(opener, adapt(native))
-        except OSError:  # closed meanwhile, or replaced: there was nothing left to open it from
+        except OSError:
             if self._usable() is opener:
                 raise
-            return self._new_cohort(native)
-        if self._opener is None:  # closed meanwhile, and close() did not see this one
+        else:
+            if self._opener is opener:
+                return cohort
             cohort.close()
-            raise closed(self._name)
-        return cohort
+        # closed meanwhile by another thread, or replaced, which did not see this one
+        return self._new_cohort(native)
 
     def _take_seat(self) -> Seat:
         """A seat for the calling thread, that holds nothing."""
@@ -355,4 +361,5 @@ ALONE = _refcount_when_alone() if getattr(sys, "_is_gil_enabled", lambda: True)(
 NOWHERE = Cohort.__new__(Cohort)
 NOWHERE.thread = 0  # no thread's ident
 NOWHERE.idle = False
+NOWHERE.opener = None  # type: ignore[assignment]  # nobody's
 NOWHERE.readers = {}

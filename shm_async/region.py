@@ -259,9 +259,13 @@ class Region(Resizable, Holders):
         self._terms = terms
         self._created = created
         self._maker = os.getpid()
-        self._closing = Lock()
         self._moving = Lock()
-        self._use(found, Ledger())
+        try:
+            self._use(found, Ledger())
+        except BaseException:
+            found.segment.close()
+            raise
+        self._closing = Lock()
         _open_regions.add(self)
         return self
 

@@ -132,8 +132,6 @@ class Resizable(Snapshots):
         segment.close()
 
     def _use(self, found: Attachment, ledger: Ledger) -> None:
-        self._segment = found.segment
-        self._plan = found.plan
         opener = Opener(
             found.segment,
             found.mapping,
@@ -143,4 +141,6 @@ class Resizable(Snapshots):
             ignores_death=self._terms.on_owner_death == "ignore",
             linked=self._terms.if_unlinked == "raise",
         )
+        self._segment = found.segment
+        self._plan = found.plan
         self._have_locks(opener)
