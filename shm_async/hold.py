@@ -528,8 +528,9 @@ class Hold:
     def numpy(self) -> "numpy.ndarray[Any, Any]":
         """The region's memory as a NumPy array of its shape, no copy; read-only for readers.
 
-        To be used while the lock is held; it stays mapped for as long as the array lives. Needs
-        the extra ``shm_async[numpy]``.
+        To be used while the lock is held; it stays mapped for as long as the array lives, but
+        without a lock. NumPy does not clamp what it stores. Never blocks. Needs the extra
+        ``shm_async[numpy]``.
 
         Raises:
             RuntimeError: the lock is not held. ImportError: NumPy is not installed.

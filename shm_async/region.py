@@ -370,8 +370,12 @@ class Region(Resizable, Holders):
     def numpy(self) -> "numpy.ndarray[Any, Any]":
         """The data, without a lock, as a NumPy array of its shape: no copy.
 
-        It keeps the memory mapped, also after `close`; read-only if the region is. Needs the
-        extra ``shm_async[numpy]``.
+        It keeps the memory mapped, also after `close`; read-only if the region is. What is stored
+        through it is cut off, not clamped, in a uint8_clamped region, too. Never blocks. Needs
+        the extra ``shm_async[numpy]``.
+
+        Raises:
+            RegionClosedError. ImportError: NumPy is not installed.
         """
         return elements.numpy_array(self._usable().writable)
 

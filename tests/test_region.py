@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import locked_bytes
 
 import shm_async
 from shm_async import Region, RegionClosedError, RegionFormatError, RegionSizeError, WouldBlockError
@@ -198,11 +199,6 @@ def test_readonly_reads_and_never_writes(region: Region, name: str):
 
 
 # ---- lock_memory -------------------------------------------------------------------
-
-
-def locked_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmLck:")[2].split()[0]) * 1024
 
 
 def test_lock_memory_locks_and_close_unlocks(name: str):
