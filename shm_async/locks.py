@@ -24,6 +24,10 @@ __all__ = ["Locks", "close_locks"]
 #: What a lock is refused for, and may be put right.
 Refusal: TypeAlias = OwnerDiedError | RegionReplacedError
 
+#: Repairs for one lock that is asked for; the death that is found then is raised. One that was
+#: replaced is gone after as often as it takes: each time somebody else has got something done.
+MAX_REPAIRS = 20
+
 
 class Locks:
     """What a Region is to those who lock it."""
@@ -165,33 +169,47 @@ class Locks:
     # Three ways to put right what can be: then the lock is asked for again. If the terms are
     # otherwise, they raise the error.
 
-    async def _mend(self, error: Refusal) -> None:
-        """Have a dead writer's data repaired, or go over to what has replaced the region."""
-        hold = self._recovery(error)
+    async def _mend(self, error: Refusal, repairs: int) -> bool:
+        """Have a dead writer's data repaired, or go over to what has replaced the region.
+
+        Args:
+            error: why it was refused.
+            repairs: how often data were repaired already, for the same lock.
+
+        Returns:
+            Whether it took a repair.
+        """
+        hold = self._recovery(error, repairs)
         if hold is not None:
             await hold.acquire()
             hold.repair()
+        return hold is not None
 
     def _mend_blocking(
-        self, error: Refusal, timeout: float | None, *, may_wait: bool = True
-    ) -> None:
-        hold = self._recovery(error)
+        self, error: Refusal, repairs: int, timeout: float | None, *, may_wait: bool = True
+    ) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold._acquire_blocking(timeout, may_wait=may_wait)
             hold.repair()
+        return hold is not None
 
-    def _mend_nowait(self, error: Refusal) -> None:
-        hold = self._recovery(error)
+    def _mend_nowait(self, error: Refusal, repairs: int) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold.acquire_nowait()
             hold.repair()
+        return hold is not None
 
-    def _recovery(self, error: Refusal) -> RecoveryHold | None:
-        """The hold to repair the data with; None: that was not what it took."""
+    def _recovery(self, error: Refusal, repairs: int) -> RecoveryHold | None:
+        """The hold to repair the data with; None: that was not what it took.
+
+        Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
+        """
         if isinstance(error, RegionReplacedError):
             self._follow(error)
             return None
-        if isinstance(self._terms.on_owner_death, str):
+        if isinstance(self._terms.on_owner_death, str) or repairs >= MAX_REPAIRS:
             raise error
         self._check_writable()
         return RecoveryHold(self, None, True)

@@ -118,6 +118,10 @@ class Segment:
         """The System V id."""
         return None
 
+    def lock_identity(self) -> tuple[int, int] | None:
+        """st_dev and st_ino of the object that is locked; None: there is none yet."""
+        return self.identity
+
     def attachments(self) -> int | None:
         """How many mappings of it there are, in all processes; None: the kernel does not tell."""
         return None

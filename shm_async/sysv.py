@@ -132,6 +132,16 @@ class SysvSegment(Segment):
         """Its shmid."""
         return self._id
 
+    def lock_identity(self) -> tuple[int, int] | None:
+        """That of the companion, which is looked for and not made."""
+        if self._fd >= 0:
+            return self.identity
+        try:
+            found = os.lstat(self.path())
+        except FileNotFoundError:
+            return None
+        return (found.st_dev, found.st_ino)
+
     def attachments(self) -> int:
         """shm_nattch.
 

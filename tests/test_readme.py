@@ -37,6 +37,8 @@ def test_the_readmes_code_does_what_it_says():
         "['readme-left']",
         "[0, 0, 0, 9]",
         "1 0 0.0",
+        "True write False",
+        "()",
         "(2, 3) [[0, 2, 0], [0, 0, 255]]",
         "7 1",
     ]

@@ -677,9 +677,9 @@ async def test_who_does_not_wait_does_not_wait_for_a_repair(
     """Somebody takes the lock between the finding and the repair."""
     recovery = Region._recovery
 
-    def too_late(region: Region, error: OwnerDiedError) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, repairs: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region, error)
+        return recovery(region, error, repairs)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)
@@ -693,9 +693,9 @@ def test_a_repair_counts_towards_the_timeout(
 ):
     recovery = Region._recovery
 
-    def too_late(region: Region, error: OwnerDiedError) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, repairs: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region, error)
+        return recovery(region, error, repairs)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)

@@ -369,7 +369,7 @@ def test_regions_are_not_copied_by_accident(region: Region):
 
 def test_the_public_names_are_these():
     assert set(shm_async.__all__) == {
-        "Hold", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError",
+        "Hold", "Holder", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError",
         "RegionExistsError", "RegionFormatError", "RegionNotFoundError", "RegionReplacedError",
         "RegionSizeError", "ShmError", "Statistics", "WouldBlockError", "prune",
     }  # fmt: skip
