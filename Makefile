@@ -10,7 +10,7 @@ NODE_STAMP := $(if $(shell command -v node && command -v npm),build/node.stamp)
 export TEST_NODE_DIR := $(CURDIR)/build/node
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: demo test lint sanitize threads model stress wheel-test bench clean
+.PHONY: demo test lint sanitize threads model stress fuzz wheel-test bench clean
 
 demo: $(VENV)/test.stamp
 	$(BIN)/python examples/web_counter.py
@@ -31,7 +31,7 @@ sanitize: $(VENV)/test.stamp $(NODE_STAMP)
 	cd build/sanitized && \
 	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	  ../../$(BIN)/python -m pytest -p no:cacheprovider --ignore tests/test_readme.py --ignore tests/test_examples.py $(PYTEST_ARGS)
+	  ../../$(BIN)/python -m pytest -p no:cacheprovider --ignore tests/test_readme.py --ignore tests/test_examples.py --ignore tests/test_recipes.py $(PYTEST_ARGS)
 
 # The shim's threads under ThreadSanitizer, without Python.
 threads: build/threads
@@ -58,6 +58,13 @@ model: $(VENV)/bin/python
 stress: $(VENV)/test.stamp
 	$(BIN)/python tests/stress.py --seconds 100
 	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
+	TEST_KILLS=1000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_kills.py tests/test_lifetime.py -k kill
+
+# Scripts against a live control page, for a minute, by a fuzzer that follows the coverage.
+fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp
+	mkdir -p build/fuzz
+	$(BIN)/python tests/fuzz/fuzz_control.py -max_total_time=60 -timeout=10 -max_len=240 \
+	  -artifact_prefix=build/fuzz/ $(FUZZ_ARGS) build/fuzz
 
 # One wheel, made from the sdist, tried on every Python that is here.
 wheel-test: $(VENV)/test.stamp $(NODE_STAMP)
@@ -79,6 +86,10 @@ build/node.stamp: tests/node/install.sh tests/node/package.json tests/node/packa
 
 $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'
+	touch $@
+
+$(VENV)/fuzz.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
 	touch $@
 
 $(VENV)/bench.stamp: pyproject.toml | $(VENV)/bin/python

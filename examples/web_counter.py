@@ -12,6 +12,7 @@ The app comes first (what you would write), then its clients, the server, the re
 """
 
 import argparse
+import asyncio
 import os
 import random
 import signal
@@ -392,5 +393,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # Python 3.10 makes the one of the other
         sys.exit(130)

@@ -13,12 +13,14 @@ from .errors import (
     WouldBlockError,
 )
 from .hold import Hold
+from .holders import Holder
 from .pruning import prune
 from .region import Region
 from .statistics import Statistics
 
 __all__ = [
     "Hold",
+    "Holder",
     "LockTimeoutError",
     "OwnerDiedError",
     "Region",

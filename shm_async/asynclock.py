@@ -108,6 +108,7 @@ class Cohort:
         "max_share",
         "name",
         "native",
+        "opener",
         "passes",
         "queue",
         "readable",
@@ -125,6 +126,7 @@ class Cohort:
         self.closer: LockCloser | None  # dropped to close the OFD
         self.handle, self.closer = opener.open()
         lock_bind(self.handle)
+        self.opener = opener
         self.readable = opener.readable  # the data that the lock guards; who is inside gets
         self.writable = opener.writable  # a slice of it
         self.tally: Tally = opener.ledger.open(self.handle)

@@ -14,9 +14,9 @@ def clamp(value: Number) -> int:
     Raises:
         TypeError: no number.
     """
-    if hasattr(value, "__index__"):  # exact, however large
-        return min(max(value.__index__(), 0), 255)
-    if not hasattr(value, "__float__"):
+    if isinstance(value, int):  # however large
+        return min(max(value, 0), 255)
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
         raise TypeError(f"a clamped element must be a number, not {type(value).__name__}")
     number = float(value)
     return 0 if number != number else round(min(max(number, 0.0), 255.0))
@@ -46,9 +46,7 @@ class ClampedView:
         if not isinstance(index, slice):
             self.view[index] = clamp(value)
             return
-        if isinstance(value, ClampedView):
-            value = value.view
-        self.view[index] = _all_clamped(value)
+        self.view[index] = _all_clamped(value.view if isinstance(value, ClampedView) else value)
 
     def __len__(self) -> int:
         return len(self.view)
@@ -70,6 +68,15 @@ class ClampedView:
     def __buffer__(self, flags: int) -> memoryview:
         return self.view
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """What numpy.asarray returns, without a copy also before Python 3.12.
+
+        NumPy neither clamps nor rounds: a store that does not fit is its own affair.
+        """
+        import numpy
+
+        return numpy.array(self.view, dtype=dtype, copy=copy)
+
     def __bytes__(self) -> bytes:
         return self.view.tobytes()
 
@@ -90,6 +97,11 @@ class ClampedView:
 
 
 def _all_clamped(values: Iterable[Number] | memoryview) -> bytes | memoryview:
-    if isinstance(values, (bytes, bytearray)):
-        return bytes(values)
+    try:
+        given = memoryview(values)  # type: ignore[arg-type]  # if it is a buffer
+    except TypeError:
+        pass
+    else:
+        if given.format == "B":  # nothing to clamp
+            return given
     return bytes([clamp(value) for value in values])

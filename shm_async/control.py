@@ -19,7 +19,9 @@ from .errors import RegionFormatError
 __all__ = [
     "CONTROL_SIZE",
     "Control",
+    "Mark",
     "managed_size",
+    "mark",
     "pack",
     "process_identity",
     "start_of",
@@ -46,6 +48,16 @@ class Control:
     creator_start: int
     lineage: int  # what it and those that replace it have in common
     epoch: int  # how often it was replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a writer leaves in the control page. Any of it may be a lie."""
+
+    generation: int  # odd: it is inside, or died there
+    pid: int  # as its own pid namespace counts
+    start: int  # of the process, in clock ticks after boot; 0: not known
+    since: int  # when it began to write, in nanoseconds of CLOCK_MONOTONIC
 
 
 def managed_size(nbytes: int) -> int:
@@ -101,6 +113,18 @@ def pack(
     )
     page[CHECKSUM] = _native.control_to_bytes(checksum=zlib.crc32(page[CHECKED]))[CHECKSUM]
     return bytes(page)
+
+
+def mark(page: bytes) -> Mark | None:
+    """Who writes, from a copy of the control page; None: nobody, or the page is not whole."""
+    if len(page) != CONTROL_SIZE:
+        return None
+    fields = _native.control_from_bytes(page)
+    if not fields.generation & 1:
+        return None
+    return Mark(
+        fields.generation, fields.writer_pid, fields.writer_start, since=fields.writer_since
+    )
 
 
 def unpack(page: bytes, size: int, name: str) -> Control | None:

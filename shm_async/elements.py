@@ -65,16 +65,13 @@ JAVASCRIPT = {
     "Float64Array": "float64",
 }
 
-#: struct's code -> our name; `l` and `n` are as wide as they are on this machine.
-STRUCT = {code: name for name, code in CODES.items() if name != "uint8_clamped"}
-STRUCT |= {code: f"int{8 * struct.calcsize(code)}" for code in "ln"}
-STRUCT |= {code: f"uint{8 * struct.calcsize(code)}" for code in "LN"}
+#: struct's codes -> our names, less the bits: what stands before `l` changes how wide it is.
+STRUCT = {"?": "bool"}
+STRUCT |= dict.fromkeys("bhilqn", "int") | dict.fromkeys("BHILQN", "uint")
+STRUCT |= dict.fromkeys("efd", "float")
 
 #: What may stand before a struct code: the machine's own byte order, in three spellings.
 NATIVE_ORDER = "@=" + ("<" if sys.byteorder == "little" else ">")
-
-#: NumPy's names that are not ours.
-NUMPY = {"bool_": "bool"}
 
 #: What a control page has room for.
 MAX_NDIM = 6
@@ -87,8 +84,8 @@ def check_dtype(dtype: DTypeLike) -> str:
     """Return our name of an element type.
 
     Args:
-        dtype: one of CODES' names, JavaScript's ("Float32Array"), a struct code ("f", "<f"), a
-            NumPy dtype or scalar type.
+        dtype: one of CODES' names, JavaScript's ("Float32Array"), a struct code ("f", "<f"; the
+            sizes are struct's: "l" has 8 bytes and "<l" 4), a NumPy dtype or scalar type.
 
     Raises:
         TypeError: it names nothing. ValueError: an unknown name, a foreign byte order, or a
@@ -107,21 +104,34 @@ def check_dtype(dtype: DTypeLike) -> str:
 
 def _name_of(dtype: DTypeLike) -> str:
     if isinstance(dtype, str):
-        name = dtype
-        if len(name) == 2 and name[0] in "@=<>!" and name[1] in STRUCT:
-            _check_order(name[0] in NATIVE_ORDER, dtype)
-            name = name[1]
-        return JAVASCRIPT.get(name) or STRUCT.get(name) or name
+        return JAVASCRIPT.get(dtype) or _name_of_code(dtype) or dtype
     if isinstance(dtype, type):
-        name = dtype.__name__
-        if dtype.__module__ != "numpy":
-            raise TypeError(f"dtype must be a name such as 'uint8', not the type {name}")
-    elif isinstance(dtype, NamedType):
-        name = dtype.name
-        _check_order(getattr(dtype, "isnative", True), dtype)
-    else:
+        dtype = _dtype_of_scalar(dtype)
+    if not isinstance(dtype, NamedType):
         raise TypeError(f"dtype must be a str such as 'uint8', not {type(dtype).__name__}")
-    return NUMPY.get(name, name)
+    _check_order(getattr(dtype, "isnative", True), dtype)
+    return dtype.name
+
+
+def _name_of_code(code: str) -> str | None:
+    """Our name of what struct calls `code`; None if that is no code of one number."""
+    if len(code) > 2 or code[-1:] not in STRUCT or code[:-1] not in ("", *"@=<>!"):
+        return None
+    try:
+        bits = 8 * struct.calcsize(code)
+    except struct.error:  # `n` and `N` have their native size, or none
+        return None
+    _check_order(code[0] in NATIVE_ORDER or code in STRUCT, code)
+    kind = STRUCT[code[-1]]
+    return kind if kind == "bool" else f"{kind}{bits}"
+
+
+def _dtype_of_scalar(scalar: type) -> NamedType:
+    """The dtype of a NumPy scalar type, whose own name may be another: longlong is int64."""
+    if scalar.__module__ != "numpy":
+        raise TypeError(f"dtype must be a name such as 'uint8', not the type {scalar.__name__}")
+    dtype: NamedType = sys.modules["numpy"].dtype(scalar)
+    return dtype
 
 
 def _check_order(right: bool, dtype: DTypeLike) -> None:
@@ -131,17 +141,17 @@ def _check_order(right: bool, dtype: DTypeLike) -> None:
         )
 
 
-def check_length(length: int) -> int:
-    """Return `length`, a number of elements, as an int of at least 1.
+def check_length(length: int, what: str = "length") -> int:
+    """Return `length`, a number of elements or bytes, as an int of at least 1.
 
     Raises:
-        TypeError: not an integer (a bool is none). ValueError: below 1.
+        TypeError: `what` is not an integer (a bool is none). ValueError: it is below 1.
     """
     if isinstance(length, bool) or not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an int, not {type(length).__name__}")
+        raise TypeError(f"{what} must be an int, not {type(length).__name__}")
     length = operator.index(length)
     if length < 1:
-        raise ValueError(f"length must be at least 1 element, not {length}")
+        raise ValueError(f"{what} must be at least 1, not {length}")
     return length
 
 
@@ -156,7 +166,7 @@ def check_shape(length: int | None, shape: Sequence[int] | None) -> tuple[int, .
         return None if length is None else (check_length(length),)
     if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
         raise TypeError(f"shape must be a tuple of ints, not {type(shape).__name__}")
-    dims = tuple(check_length(dim) for dim in shape)
+    dims = tuple(check_length(dim, "each dimension") for dim in shape)
     if not 1 <= len(dims) <= MAX_NDIM:
         raise ValueError(f"shape must have 1 to {MAX_NDIM} dimensions, not {len(dims)}")
     if length is not None and check_length(length) != math.prod(dims):
@@ -206,6 +216,6 @@ def numpy_array(view: memoryview) -> "numpy.ndarray[Any, Any]":
     """
     try:
         import numpy
-    except ImportError:
+    except ModuleNotFoundError:
         raise ImportError("NumPy is not installed: pip install 'shm_async[numpy]'") from None
     return numpy.asarray(plain(view))

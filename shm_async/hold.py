@@ -112,6 +112,7 @@ class Hold:
         self._check_unused()
         if not self._plain:
             await self._checkpoint()
+        repairs = 0
         while True:
             entered = False
             try:
@@ -126,7 +127,7 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                await self._region._mend(error)
+                repairs += await self._region._mend(error, repairs)
                 self._check_unused()
             except BaseException:
                 self._undo(entered)
@@ -216,6 +217,7 @@ class Hold:
     def _acquire_blocking(self, timeout: float | None, *, may_wait: bool = True) -> memoryview:
         self._check_unused()
         deadline = deadline_of(timeout)
+        repairs = 0
         while True:
             entered = False
             try:
@@ -233,7 +235,9 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._mend_blocking(error, time_left(deadline), may_wait=may_wait)
+                repairs += self._region._mend_blocking(
+                    error, repairs, time_left(deadline), may_wait=may_wait
+                )
                 timeout = time_left(deadline)
             except BaseException:
                 self._undo(entered)
@@ -265,6 +269,7 @@ class Hold:
         if not loop_is_running():
             return self._acquire_blocking(None, may_wait=False)
         self._check_unused()
+        repairs = 0
         while True:
             entered = False
             try:
@@ -277,7 +282,7 @@ class Hold:
                 return self._entered()
             except (OwnerDiedError, RegionReplacedError) as error:
                 self._undo(entered)
-                self._region._mend_nowait(error)
+                repairs += self._region._mend_nowait(error, repairs)
             except BaseException:
                 self._undo(entered)
                 raise
@@ -362,8 +367,9 @@ class Hold:
             return await cohort.upgrade(self._task)
         except OwnerDiedError as error:
             died = error
+        repairs = 0
         while True:  # whose lock was let go on the way
-            await self._region._mend(died)
+            repairs += await self._region._mend(died, repairs)
             try:
                 await cohort.enter(True, self._task)
                 return False
@@ -400,13 +406,14 @@ class Hold:
     def _wait_to_write(self, seat: Seat, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
         died: OwnerDiedError | None
+        repairs = 0
         while True:
             try:
                 seat.wait(True, time_left(deadline))
                 return
             except OwnerDiedError as error:
                 died = error
-            self._region._mend_blocking(died, time_left(deadline))
+            repairs += self._region._mend_blocking(died, repairs, time_left(deadline))
 
     def upgrade_nowait(self) -> None:
         """Turn the read lock into the write lock if that needs no waiting.
@@ -521,8 +528,9 @@ class Hold:
     def numpy(self) -> "numpy.ndarray[Any, Any]":
         """The region's memory as a NumPy array of its shape, no copy; read-only for readers.
 
-        To be used while the lock is held; it stays mapped for as long as the array lives. Needs
-        the extra ``shm_async[numpy]``.
+        To be used while the lock is held; it stays mapped for as long as the array lives, but
+        without a lock. NumPy does not clamp what it stores. Never blocks. Needs the extra
+        ``shm_async[numpy]``.
 
         Raises:
             RuntimeError: the lock is not held. ImportError: NumPy is not installed.

@@ -24,6 +24,10 @@ __all__ = ["Locks", "close_in_its_thread", "close_locks"]
 #: What a lock is refused for, and may be put right.
 Refusal: TypeAlias = OwnerDiedError | RegionReplacedError
 
+#: Repairs for one lock that is asked for; the death that is found then is raised. One that was
+#: replaced is gone after as often as it takes: each time somebody else has got something done.
+MAX_REPAIRS = 20
+
 
 class InLoop(Protocol):
     """What is to be used in the thread of its event loop only."""
@@ -175,33 +179,47 @@ class Locks:
     # Three ways to put right what can be: then the lock is asked for again. If the terms are
     # otherwise, they raise the error.
 
-    async def _mend(self, error: Refusal) -> None:
-        """Have a dead writer's data repaired, or go over to what has replaced the region."""
-        hold = self._recovery(error)
+    async def _mend(self, error: Refusal, repairs: int) -> bool:
+        """Have a dead writer's data repaired, or go over to what has replaced the region.
+
+        Args:
+            error: why it was refused.
+            repairs: how often data were repaired already, for the same lock.
+
+        Returns:
+            Whether it took a repair.
+        """
+        hold = self._recovery(error, repairs)
         if hold is not None:
             await hold.acquire()
             hold.repair()
+        return hold is not None
 
     def _mend_blocking(
-        self, error: Refusal, timeout: float | None, *, may_wait: bool = True
-    ) -> None:
-        hold = self._recovery(error)
+        self, error: Refusal, repairs: int, timeout: float | None, *, may_wait: bool = True
+    ) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold._acquire_blocking(timeout, may_wait=may_wait)
             hold.repair()
+        return hold is not None
 
-    def _mend_nowait(self, error: Refusal) -> None:
-        hold = self._recovery(error)
+    def _mend_nowait(self, error: Refusal, repairs: int) -> bool:
+        hold = self._recovery(error, repairs)
         if hold is not None:
             hold.acquire_nowait()
             hold.repair()
+        return hold is not None
 
-    def _recovery(self, error: Refusal) -> RecoveryHold | None:
-        """The hold to repair the data with; None: that was not what it took."""
+    def _recovery(self, error: Refusal, repairs: int) -> RecoveryHold | None:
+        """The hold to repair the data with; None: that was not what it took.
+
+        Whoever scribbles on the generation could keep us repairing for ever, past every deadline.
+        """
         if isinstance(error, RegionReplacedError):
             self._follow(error)
             return None
-        if isinstance(self._terms.on_owner_death, str):
+        if isinstance(self._terms.on_owner_death, str) or repairs >= MAX_REPAIRS:
             raise error
         self._check_writable()
         return RecoveryHold(self, None, True)
@@ -221,28 +239,34 @@ class Locks:
 
     def _join_cohort(self) -> tuple[Cohort, Task]:
         """The cohort of the running event loop, and the task that runs."""
+        opener = self._usable()
         cohort = self._cohort
-        if cohort.thread == get_ident() and (task := cohort.current_task()) is not None:
-            return cohort, task
+        if cohort.thread == get_ident() and cohort.opener is opener:
+            task = cohort.current_task()
+            if task is not None:
+                return cohort, task
         native = current_loop()
         known = self._cohorts.get(native)
-        cohort = self._cohort = known if known is not None else self._new_cohort(native)
-        task = cohort.current_task()
-        return cohort, NO_TASK if task is None else task
+        if known is None or known.opener is not opener:
+            known = self._new_cohort(native)
+        self._cohort = known
+        task = known.current_task()
+        return known, NO_TASK if task is None else task
 
     def _new_cohort(self, native: object) -> Cohort:
         self._forget_finished_loops()
         opener = self._usable()
         try:
             cohort = self._cohorts[native] = Cohort(opener, adapt(native))
-        except OSError:  # closed meanwhile, or replaced: there was nothing left to open it from
+        except OSError:
             if self._usable() is opener:
                 raise
-            return self._new_cohort(native)
-        if self._opener is None:  # closed meanwhile, and close() did not see this one
+        else:
+            if self._opener is opener:
+                return cohort
             cohort.close()
-            raise closed(self._name)
-        return cohort
+        # closed meanwhile by another thread, or replaced, which did not see this one
+        return self._new_cohort(native)
 
     def _take_seat(self) -> Seat:
         """A seat for the calling thread, that holds nothing."""
@@ -347,4 +371,5 @@ ALONE = _refcount_when_alone() if getattr(sys, "_is_gil_enabled", lambda: True)(
 NOWHERE = Cohort.__new__(Cohort)
 NOWHERE.thread = 0  # no thread's ident
 NOWHERE.idle = False
+NOWHERE.opener = None  # type: ignore[assignment]  # nobody's
 NOWHERE.readers = {}

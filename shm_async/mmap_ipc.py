@@ -24,10 +24,12 @@ from threading import local
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
+from .elements import check_length
 from .errors import RegionExistsError, RegionNotFoundError, RegionSizeError
 from .hold import Hold
 from .loops import Task, adapt, current_loop
 from .region import OPEN_TRIES, Region
+from .segment import check_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,7 +54,7 @@ class _Shared:
         reserves the memory.
 
         Args:
-            shm_name: its name in /dev/shm, without the slash.
+            shm_name: its name in /dev/shm, with or without a slash in front.
             size: bytes to use, from its start; an existing object may have more.
             lock_memory: keep touched pages in memory, out of swap (mlock2).
             mode: permission bits of a new object.
@@ -62,8 +64,8 @@ class _Shared:
             OSError: ENOSPC, no room; ENOMEM, EPERM, the limit on locked memory is too low.
             ValueError, TypeError: an argument makes no sense.
         """
-        self.region = _open(shm_name, size, lock_memory, mode)
-        self._size = size
+        self._size = check_length(size, "size")
+        self.region = _open(check_name(shm_name), self._size, lock_memory, mode)
         self._pid = os.getpid()
         self._forget()
 
@@ -148,9 +150,7 @@ class MmapIPC(_Shared):
         """
         held = self._held()
         if held is None:
-            hold = self.region.read_lock()
-            self._set(hold)
-            hold.acquire_blocking()
+            self._acquire(self.region.read_lock())
         elif _mode(held) == "write":
             held.downgrade()
         return True
@@ -165,9 +165,7 @@ class MmapIPC(_Shared):
         """
         held = self._held()
         if held is None:
-            hold = self.region.write_lock()
-            self._set(hold)
-            hold.acquire_blocking()
+            self._acquire(self.region.write_lock())
         elif _mode(held) == "read":
             held.upgrade_blocking()
         return True
@@ -175,6 +173,10 @@ class MmapIPC(_Shared):
     def remove_lock(self) -> bool:
         """Remove the lock that this thread has. Tell whether there was one. Never blocks."""
         return self._remove()
+
+    def _acquire(self, hold: Hold) -> None:
+        self._set(hold)
+        hold.acquire_blocking()
 
     def _forget(self) -> None:
         self._mine = local()

@@ -16,6 +16,7 @@ from .attachment import Attachment
 from .elements import DTypeLike
 from .errors import RegionExistsError, RegionNotFoundError
 from .filelock import failure
+from .holders import Holders
 from .layouts import Layout
 from .recovery import OnOwnerDeath
 from .resize import Resizable
@@ -33,7 +34,7 @@ __all__ = ["Region"]
 OPEN_TRIES = 100
 
 
-class Region(Resizable):
+class Region(Resizable, Holders):
     """A named block of shared memory, mapped into this process, and its lock.
 
     Made by `create`, `attach` or `open`. Any number of tasks, threads and event
@@ -95,7 +96,8 @@ class Region(Resizable):
                 of which every store stands alone. A function: it is called with a hold of
                 the write lock and puts the data right; then the region is sound, and
                 the lock is asked for again. It is called in the thread, or the event
-                loop, that found the death; what it raises goes to who wanted the lock.
+                loop, that found the death; what it raises goes to who wanted the lock. After
+                20 repairs that did not last OwnerDiedError is raised all the same.
                 A raw or sized region has no place for a writer's mark, and a program that
                 uses flock alone makes none: of their deaths nobody is told.
             unlink: who removes the name, or the key, by `close` (a garbage collector, a crash or
@@ -257,9 +259,13 @@ class Region(Resizable):
         self._terms = terms
         self._created = created
         self._maker = os.getpid()
-        self._closing = Lock()
         self._moving = Lock()
-        self._use(found, Ledger())
+        try:
+            self._use(found, Ledger())
+        except BaseException:
+            found.segment.close()
+            raise
+        self._closing = Lock()
         _open_regions.add(self)
         return self
 
@@ -364,8 +370,12 @@ class Region(Resizable):
     def numpy(self) -> "numpy.ndarray[Any, Any]":
         """The data, without a lock, as a NumPy array of its shape: no copy.
 
-        It keeps the memory mapped, also after `close`; read-only if the region is. Needs the
-        extra ``shm_async[numpy]``.
+        It keeps the memory mapped, also after `close`; read-only if the region is. What is stored
+        through it is cut off, not clamped, in a uint8_clamped region, too. Never blocks. Needs
+        the extra ``shm_async[numpy]``.
+
+        Raises:
+            RegionClosedError. ImportError: NumPy is not installed.
         """
         return elements.numpy_array(self._usable().writable)
 

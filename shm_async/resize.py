@@ -134,8 +134,6 @@ class Resizable(Watches):
         segment.close()
 
     def _use(self, found: Attachment, ledger: Ledger) -> None:
-        self._segment = found.segment
-        self._plan = found.plan
         opener = Opener(
             found.segment,
             found.mapping,
@@ -145,4 +143,6 @@ class Resizable(Watches):
             ignores_death=self._terms.on_owner_death == "ignore",
             linked=self._terms.if_unlinked == "raise",
         )
+        self._segment = found.segment
+        self._plan = found.plan
         self._have_locks(opener)

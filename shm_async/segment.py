@@ -118,6 +118,10 @@ class Segment:
         """The System V id."""
         return None
 
+    def lock_identity(self) -> tuple[int, int] | None:
+        """st_dev and st_ino of the object that is locked; None: there is none yet."""
+        return self.identity
+
     def attachments(self) -> int | None:
         """How many mappings of it there are, in all processes; None: the kernel does not tell."""
         return None
@@ -323,6 +327,11 @@ def check_size(name: str, size: int, *, reserve: bool) -> None:
         raise _no_room(name, size)
     if reserve and size > available_memory():
         raise no_memory(name, size)
+    check_possible(name, size)
+
+
+def check_possible(name: str, size: int) -> None:
+    """Refuse more bytes than the kernel can count, with EFBIG."""
     if size > OFF_MAX:
         raise OSError(errno.EFBIG, f"{size} bytes wanted, no object can have so many", name)
 

@@ -10,10 +10,12 @@ ctypes would cut it off.
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
+from .clamped import ClampedView
+from .elements import CODES, JAVASCRIPT, NATIVE_ORDER, plain
 from .errors import RegionClosedError
 
 if TYPE_CHECKING:
@@ -23,29 +25,33 @@ __all__ = ["TYPES", "SharedArray", "make"]
 
 Number: TypeAlias = int | float
 
+#: The original's name of each type, in the order in which it numbers them -> dtype.
+TYPES = {
+    type_key: JAVASCRIPT[type_key]
+    for type_key in (
+        "Buffer",
+        "Int8Array",
+        "Uint8Array",
+        "Uint8ClampedArray",
+        "Int16Array",
+        "Uint16Array",
+        "Int32Array",
+        "Uint32Array",
+        "Float32Array",
+        "Float64Array",
+    )
+}
 
-def clamp(value: Number) -> int:
-    """Store what Uint8ClampedArray stores: 0 to 255, halves to even, NaN as 0."""
-    return 0 if value != value else round(min(max(value, 0), 255))
-
-
-def as_it_is(value: Number) -> Number:
-    """Store what fits, and let struct refuse the rest."""
-    return value
-
-
-#: The original's name of each type -> dtype, ctypes' type, and what becomes of a stored value.
-TYPES: dict[str, tuple[str, type, Callable[[Number], Number]]] = {
-    "Buffer": ("uint8", ctypes.c_uint8, as_it_is),
-    "Int8Array": ("int8", ctypes.c_int8, as_it_is),
-    "Uint8Array": ("uint8", ctypes.c_uint8, as_it_is),
-    "Uint8ClampedArray": ("uint8", ctypes.c_uint8, clamp),
-    "Int16Array": ("int16", ctypes.c_int16, as_it_is),
-    "Uint16Array": ("uint16", ctypes.c_uint16, as_it_is),
-    "Int32Array": ("int32", ctypes.c_int32, as_it_is),
-    "Uint32Array": ("uint32", ctypes.c_uint32, as_it_is),
-    "Float32Array": ("float32", ctypes.c_float, as_it_is),
-    "Float64Array": ("float64", ctypes.c_double, as_it_is),
+#: struct's code -> ctypes' type.
+C_TYPES = {
+    "b": ctypes.c_int8,
+    "B": ctypes.c_uint8,
+    "h": ctypes.c_int16,
+    "H": ctypes.c_uint16,
+    "i": ctypes.c_int32,
+    "I": ctypes.c_uint32,
+    "f": ctypes.c_float,
+    "d": ctypes.c_double,
 }
 
 
@@ -53,9 +59,10 @@ class SharedArray:
     """An array in shared memory: index it, slice it, assign to it, iterate over it.
 
     A slice is a memoryview of the same memory, no copy; so ``array[:]`` is all of it. A
-    store that does not fit is struct's error, but Uint8ClampedArray clamps and rounds. Once
-    its segment is detached every use of it is a RegionClosedError; a memoryview or NumPy
-    array that was made from it is stale, never a crash. No lock is taken: `region` has one.
+    store that does not fit is struct's error, but Uint8ClampedArray clamps and rounds, and its
+    slices do so, too. Once its segment is detached every use of it is a RegionClosedError; a
+    memoryview or NumPy array that was made from it is stale, never a crash. No lock is taken:
+    `region` has one.
 
     Attributes:
         key: the System V key, or the name, that other processes get it by.
@@ -66,12 +73,11 @@ class SharedArray:
     key: int | str
     type_key: str
     region: "Region"
+    _code: str  # struct's
     _view: memoryview  # released when the array is detached
-    _code: str
-    _stored: Callable[[Number], Number]
 
     def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        """An element, or a memoryview of some."""
+        """An element, or a memoryview of some; a Uint8ClampedArray's clamps."""
         try:
             return self._view[index]
         except ValueError:
@@ -84,13 +90,10 @@ class SharedArray:
             struct.error, OverflowError: a value does not fit the element type.
             ValueError: not as many values as the slice has elements.
         """
-        if isinstance(index, slice):
-            fitting: Any = self._pack(value)
-        else:
-            fitting = self._stored(value)
-            struct.pack(self._code, fitting)
+        if not isinstance(self._view, ClampedView):  # which takes any number
+            value = self._packed(value) if isinstance(index, slice) else self._checked(value)
         try:
-            self._view[index] = fitting
+            self._view[index] = value
         except ValueError:
             raise self._refused() from None
 
@@ -99,8 +102,7 @@ class SharedArray:
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """What memoryview() gets from Python 3.12 on; before that, ctypes' own view."""
-        view: memoryview = self[:]
-        return view
+        return plain(self[:])
 
     def __repr__(self) -> str:
         return f"<{self.type_key} of {len(self)} elements, key {self.key!r}>"
@@ -108,16 +110,21 @@ class SharedArray:
     def __len__(self) -> int:  # ctypes answers; here for those who read, and check types
         return super().__len__()  # type: ignore[misc,no-any-return]
 
-    def _pack(self, values: Iterable[Number]) -> memoryview:
+    def _checked(self, value: Number) -> Number:
+        """What fits; memoryview's own error would not tell one ValueError from another."""
+        struct.pack(self._code, value)
+        return value
+
+    def _packed(self, values: Iterable[Number]) -> memoryview:
+        """A buffer of this type as it is; all else number by number."""
         try:
             given = memoryview(values)  # type: ignore[arg-type]  # if it is a buffer
         except TypeError:
-            pass
+            numbers: list[Number] = list(values)
         else:
-            if given.format.lstrip("@<=") == self._code and given.c_contiguous:
+            if given.format.lstrip(NATIVE_ORDER) == self._code and given.c_contiguous:
                 return given.cast("B").cast(self._code)  # type: ignore[call-overload,no-any-return]
-            values = given.tolist()
-        numbers = [self._stored(value) for value in values]
+            numbers = [*given.tolist()]
         packed = struct.pack(f"{len(numbers)}{self._code}", *numbers)
         return memoryview(packed).cast(self._code)  # type: ignore[call-overload,no-any-return]
 
@@ -132,17 +139,16 @@ class SharedArray:
 @lru_cache(maxsize=32)
 def _array_type(type_key: str, length: int) -> Any:
     """The class of the arrays of one type and length, as ctypes wants it."""
-    members = {"_type_": TYPES[type_key][1], "_length_": length, "type_key": type_key}
+    code = CODES[TYPES[type_key]]
+    members = {"_type_": C_TYPES[code], "_length_": length, "_code": code, "type_key": type_key}
     return type(type_key, (SharedArray, ctypes.Array), members)
 
 
 def make(region: "Region", key: int | str, type_key: str) -> tuple[SharedArray, memoryview]:
     """Make an array over all of a region, and the view that ends it when it is released."""
-    memory = region.buffer
+    memory = plain(region.buffer)
     array: SharedArray = _array_type(type_key, len(memory)).from_buffer(memory)
     view = array._view = region.buffer
-    array._code = view.format
-    array._stored = TYPES[type_key][2]
     array.key = key
     array.region = region
     return array, view

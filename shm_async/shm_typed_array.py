@@ -34,6 +34,7 @@ from types import FrameType
 from typing import Any
 
 from . import segment
+from .elements import check_length
 from .errors import RegionExistsError, RegionNotFoundError
 from .layouts import Layout
 from .region import Region
@@ -122,7 +123,7 @@ def create(
         region = Region.create(
             None if key is None else _check_key(key),
             count,
-            dtype=TYPES[type_key][0],
+            dtype=TYPES[type_key],
             layout="sized" if isinstance(key, str) else "raw",
             mode=_check_perm(perm),
         )
@@ -145,14 +146,17 @@ def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
     _check_type_key(type_key)
     layout: Layout = "sized" if isinstance(key, str) else "raw"
     try:
-        region = Region.attach(_check_key(key), dtype=TYPES[type_key][0], layout=layout)
+        region = Region.attach(_check_key(key), dtype=TYPES[type_key], layout=layout)
     except RegionNotFoundError:
         return None
     return _array(region, type_key, created=0)
 
 
 def detach(key: int | str, force_destroy: bool = False) -> int:
-    """End every attachment of this process to that segment, and its arrays. Never blocks.
+    """End every attachment of this process to that segment, and its arrays.
+
+    Never blocks, but to destroy an empty object that this process never had: then for the
+    second in which its creator, if there is one, should have filled it.
 
     A System V segment is destroyed with its last attachment, in whatever process; a POSIX
     object only if asked to.
@@ -163,7 +167,8 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
         never had it and is not to destroy it.
 
     Raises:
-        PermissionError: another user's, so not ours to destroy. ValueError, TypeError: no key.
+        PermissionError: another user's, so not ours to destroy. RegionSizeError: an empty object,
+        of which its creator died. ValueError, TypeError: no key.
     """
     key = _check_key(key)
     known = _known.get(key)
@@ -256,7 +261,9 @@ def _array(region: Region, type_key: str, *, created: int) -> SharedArray:
     """Make the array, and know of it from now on."""
     array, view = make(region, f"/{region.name}" if region.key is None else region.key, type_key)
     known = _known.setdefault(_check_key(array.key), _Known(region))
-    known.last = region  # a new segment of an old key: the old one was destroyed by somebody
+    if not known.last._segment.linked():  # somebody destroyed it, and this is another one
+        known.created = 0
+    known.last = region
     known.created = created or known.created
     known.attached.append((region, view))
     return array
@@ -289,10 +296,9 @@ def _check_type_key(type_key: str) -> None:
 
 
 def _check_count(count: int) -> int:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"count must be an int, not {type(count).__name__}")
-    if not 1 <= count <= LENGTH_MAX:
-        raise ValueError(f"count must be between 1 and {LENGTH_MAX}, not {count}")
+    count = check_length(count, "count")
+    if count > LENGTH_MAX:
+        raise ValueError(f"count must be at most {LENGTH_MAX}, not {count}")
     return count
 
 

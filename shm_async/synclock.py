@@ -128,7 +128,7 @@ class Seat:
                     raise LockTimeoutError(
                         errno.ETIMEDOUT,
                         f"no {_kind(exclusive)} lock within {timeout} s: "
-                        "ask again, or see in /proc/locks who holds it",
+                        "ask again; region.holders() tells who holds it",
                         pool.name,
                     )
             code = lock_wait(self.handle, exclusive, manner, patience)

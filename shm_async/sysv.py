@@ -13,6 +13,7 @@ empty POSIX object, its *companion*, which all of us find by the segment's key. 
   then: nobody makes another companion for a segment that lives.
 * Who closes a segment that is gone removes its companion, unless the key is in use again.
   A crash leaves a companion without a segment: empty, and taken over by the key's next user.
+  So does a program that knows nothing of it and removes the segment when all of us are gone.
 """
 
 import errno
@@ -130,6 +131,16 @@ class SysvSegment(Segment):
     def id(self) -> int:
         """Its shmid."""
         return self._id
+
+    def lock_identity(self) -> tuple[int, int] | None:
+        """That of the companion, which is looked for and not made."""
+        if self._fd >= 0:
+            return self.identity
+        try:
+            found = os.lstat(self.path())
+        except FileNotFoundError:
+            return None
+        return (found.st_dev, found.st_ino)
 
     def attachments(self) -> int:
         """shm_nattch.
@@ -288,13 +299,14 @@ def _make(
 
 
 def check_size(name: str, size: int, *, reserve: bool) -> None:
-    """Refuse what would bring the out-of-memory killer.
+    """Refuse at once what can never fit: reserving it would bring the out-of-memory killer.
 
     Raises:
-        OSError: ENOMEM.
+        OSError: ENOMEM or EFBIG.
     """
     if reserve and size > segment.available_memory():
         raise segment.no_memory(name, size)
+    segment.check_possible(name, size)
 
 
 def _refused(code: int, key: int, size: int) -> OSError:

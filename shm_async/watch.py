@@ -99,6 +99,7 @@ class Watches(Snapshots):
         else:  # a dead writer whose death is to be ignored is not news
             since = max(baseline, self._lookout().look(LAST))
         await anyio.lowlevel.checkpoint()
+        repairs = 0
         while True:
             lookout = self._lookout()
             code = lookout.look(since)
@@ -109,10 +110,8 @@ class Watches(Snapshots):
                     raise failure(code, self._name, lookout.handle)
                 self._refuse_to_wait_for_ones_own_change()
                 await lookout.wait()
-                continue
             except (OwnerDiedError, RegionReplacedError) as error:
-                refusal = error
-            await self._mend(refusal)
+                repairs += await self._mend(error, repairs)
 
     def changes(self, *, since: int | None = None) -> Changes:
         """The changes from now on: ``async for generation in region.changes()``.

@@ -14,6 +14,8 @@ import pytest
 from peers import fresh_key, remove_segment, segment_of
 
 from shm_async import Region
+from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -58,6 +60,11 @@ def our_threads() -> set[str]:
 def our_locks() -> list[str]:
     rows = Path("/proc/locks").read_text().splitlines()
     return [row for row in rows if str(os.getpid()) in row.split() and "FLOCK" in row]
+
+
+def locked_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmLck:")[2].split()[0]) * 1024
 
 
 def blocked_in_flock(pid: int) -> bool:
@@ -218,9 +225,25 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture
 def sysv_key() -> Iterator[int]:
-    """A key that nobody else uses, and proof that its segment is gone in the end."""
+    """A key that nobody else uses, and proof that its segment and companion go in the end."""
     key = fresh_key()
     yield key
-    left = segment_of(key)
+    left, companion = segment_of(key), Path(f"/dev/shm/{companion_of(key)}")
+    companion_left = companion.exists()
     remove_segment(key)
+    companion.unlink(missing_ok=True)
     assert left is None, f"the segment of key {key} was left"
+    assert not companion_left, f"the companion of key {key} was left"
+
+
+@pytest.fixture
+def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
+    """For users of shm_typed_array.
+
+    It ends before the fixture that it asks for: that one then finds the key free again.
+    """
+    yield
+    shm.detach_all()
+    for key in list(shm._known):
+        shm.destroy(key)
+    assert (shm.get_total_size(), shm.get_total_created_size()) == (0, 0)

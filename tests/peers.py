@@ -7,9 +7,10 @@ import os
 import secrets
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sysv_ipc
@@ -19,20 +20,21 @@ NODE_DIR = Path(os.environ.get("TEST_NODE_DIR", ROOT / "build" / "node"))
 BUILT = NODE_DIR / "node_modules" / "shm-typed-array" / "build" / "Release" / "shm.node"
 
 
-def need_node() -> str:
-    """The node to run; skips the test where there is none, but never in CI."""
-    node = shutil.which("node")
-    reason = None
-    if node is None:
-        reason = "NODE IS MISSING: nothing here was tried against the real shm-typed-array"
-    elif not BUILT.exists():
-        reason = "SHM-TYPED-ARRAY IS NOT INSTALLED: run `make build/node.stamp`"
-    if reason is None:
-        assert node is not None
-        return node
+def missing(reason: str) -> NoReturn:
+    """Skip the test for want of something that `make test` installs; with CI set, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def need_node() -> str:
+    """The node to run."""
+    node = shutil.which("node")
+    if node is None:
+        missing("NODE IS MISSING: nothing here was tried against the real shm-typed-array")
+    if not BUILT.exists():
+        missing("SHM-TYPED-ARRAY IS NOT INSTALLED: run `make build/node.stamp`")
+    return node
 
 
 def environment() -> dict[str, str]:
@@ -142,6 +144,64 @@ class NodeArray:
     def write(self, values: list[Any], at: int = 0) -> None:
         sent = [to_json(value) for value in values]
         self.peer.ask("write", **{"as": self.name, "at": at, "values": sent})
+
+
+# ---- one life, for the port and for the original -----------------------------------
+
+
+class Array:
+    """Stands for any array in LIVES."""
+
+
+#: Calls for one key, each with what it returns, and the bytes attached and created after it.
+#: Whoever makes them is the only one attached.
+LIVES: dict[str, list[tuple[Any, ...]]] = {
+    "sysv": [
+        ("get", (), None, 0, 0),
+        ("detach", (), -1, 0, 0),
+        ("destroy", (), False, 0, 0),
+        ("create", (10, "Float32Array"), Array, 40, 40),
+        ("create", (10, "Float32Array"), None, 40, 40),
+        ("detach", (), 0, 0, 0),  # the last attachment, so it is destroyed
+        ("detach", (), -1, 0, 0),
+        ("destroy", (), False, 0, 0),
+        ("get", (), None, 0, 0),
+        ("create", (3, "Buffer"), Array, 3, 3),
+        ("destroy", (), True, 0, 0),
+        ("destroy", (), False, 0, 0),
+        ("create", (3, "Buffer"), Array, 3, 3),
+        ("detach", (True,), 0, 0, 0),
+        ("detach", (True,), -1, 0, 0),
+    ],
+    "posix": [
+        ("get", (), None, 0, 0),
+        ("detach", (), -1, 0, 0),
+        ("destroy", (), False, 0, 0),
+        ("create", (10, "Float32Array"), Array, 48, 48),  # its header counts
+        ("create", (10, "Float32Array"), None, 48, 48),
+        ("detach", (), 1, 0, 48),  # it stays
+        ("detach", (), 1, 0, 48),
+        ("destroy", (), True, 0, 0),
+        ("get", (), None, 0, 0),
+        ("create", (3, "Buffer"), Array, 11, 11),
+        ("detach", (True,), 0, 0, 0),
+        ("detach", (True,), -1, 0, 0),
+        ("destroy", (), False, 0, 0),
+    ],
+}
+
+
+def life_of(
+    key: int | str, kind: str, library: Any, totals: Callable[[], tuple[int, int]]
+) -> list[str]:
+    """Make LIVES' calls, and write down what happens, for True is not 1."""
+    rows = []
+    for verb, arguments, *_ in LIVES[kind]:
+        given = (*arguments, key) if verb == "create" else (key, *arguments)
+        result = getattr(library, verb)(*given)
+        is_array = not isinstance(result, bool | int | None)
+        rows.append(repr((verb, arguments, Array if is_array else result, *totals())))
+    return rows
 
 
 # ---- System V ----------------------------------------------------------------

@@ -31,6 +31,7 @@ def test_offsets_are_the_documented_ones():
         "creator_start": 56, "creator_pid": 64, "ndim": 68, "shape": 72, "epoch": 120,
         "checksum": 124,
         "generation": 128, "writer_start": 136, "writer_pid": 144, "replaced": 148,
+        "writer_since": 152,
         "gate": 192, "watchers": 196,
     }  # fmt: skip
     for field, offset in offsets.items():

@@ -7,10 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peers import NODE_DIR, ROOT, NodeError, Peer, environment, need_node, segment_of
+from peers import (
+    LIVES,
+    NODE_DIR,
+    ROOT,
+    NodeError,
+    Peer,
+    environment,
+    life_of,
+    need_node,
+    segment_of,
+)
 
-from shm_async import Region, RegionFormatError
+from shm_async import Region
 from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 
 EXTREMES = {
     "Buffer": [0, 1, 255],
@@ -24,6 +35,7 @@ EXTREMES = {
     "Float32Array": [-1.5, 0.1015625, float("inf")],
     "Float64Array": [-1e300, 0.1, float("-inf")],
 }
+pytestmark = pytest.mark.usefixtures("nothing_stays_attached")
 TYPES = pytest.mark.parametrize("type_key", EXTREMES)
 KINDS = pytest.mark.parametrize("kind", ["posix", "sysv"])
 
@@ -40,16 +52,6 @@ def key(kind: str, request: pytest.FixtureRequest) -> int | str:
     if kind == "posix":
         return "/" + str(request.getfixturevalue("name"))
     return int(request.getfixturevalue("sysv_key"))
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
-    """It ends before the fixture that it asks for: that one then finds the key free again."""
-    yield
-    shm.detach_all()
-    for key in list(shm._known):
-        shm.destroy(key)
-    assert (shm.get_total_size(), shm.get_total_created_size()) == (0, 0)
 
 
 # ---- data --------------------------------------------------------------------
@@ -112,6 +114,11 @@ def test_clamping_stores_what_node_stores(node: Peer, key: str):
     ours[:] = bytes(len(ours))
     ours[:] = CLAMPED
     assert list(ours) == expected == [0, 0, 2, 2, 254, 255, 255, 255, 0, 0]
+    with Region.attach(key, dtype="Uint8ClampedArray", layout="sized") as region:
+        region.buffer[:] = bytes(len(ours))
+        for index, value in enumerate(CLAMPED):
+            region.buffer[index] = value
+        assert theirs.read() == expected
     node.detach(key)
 
 
@@ -130,52 +137,10 @@ def test_another_type_sees_the_same_bytes_in_other_pieces(node: Peer, key: int |
 # ---- what the calls return ----------------------------------------------------
 
 
-class Answers:
-    """The same calls to either of the two, each in a process that is the only one attached."""
-
-    def __init__(self, node: Peer | None) -> None:
-        self.node = node
-
-    def __call__(self, call: str, *arguments: object) -> object:
-        target = shm if self.node is None else self.node
-        result = getattr(target, call)(*arguments)
-        return "an array" if call in ("create", "get") and result is not None else result
-
-    def totals(self) -> tuple[int, int]:
-        if self.node is not None:
-            return self.node.totals()
-        return shm.get_total_size(), shm.get_total_created_size()
-
-
 @KINDS
-def test_every_call_returns_what_the_original_returns(key: int | str):
-    def a_life(answers: Answers) -> list[object]:
-        start = answers.totals()
-        history: list[object] = []
-
-        def note(call: str, *arguments: object) -> None:
-            result = answers(call, *arguments)
-            used, created = answers.totals()
-            history.append((call, result, used - start[0], created - start[1]))
-
-        note("get", key)
-        note("detach", key)
-        note("destroy", key)
-        note("create", 10, "Float32Array", key)
-        note("create", 10, "Float32Array", key)
-        note("detach", key)  # System V: the last attachment, so it is destroyed
-        note("detach", key)
-        note("destroy", key)
-        note("get", key)
-        note("create", 3, "Buffer", key, "600")
-        note("destroy", key)
-        note("destroy", key)
-        note("detach", key)
-        return history
-
+def test_the_original_returns_what_the_port_is_tested_for(key: int | str, kind: str):
     with Peer() as node:
-        theirs = a_life(Answers(node))
-    assert a_life(Answers(None)) == theirs
+        assert life_of(key, kind, node, node.totals) == list(map(repr, LIVES[kind]))
 
 
 @pytest.mark.parametrize("kind", ["sysv"])
@@ -289,6 +254,7 @@ def test_what_the_original_refuses_the_port_refuses(node: Peer, call: tuple[obje
 CREATES_ONE_OF_EACH = """
 import sys
 from shm_async import shm_typed_array as shm
+from shm_async.sysv import companion_of
 shm.create(4, "Buffer", int(sys.argv[2]))
 shm.create(4, "Buffer", "/" + sys.argv[1])
 print("ready", flush=True)
@@ -332,34 +298,6 @@ def test_exit_leaves_what_the_other_one_is_attached_to(node: Peer, name: str, sy
     assert node.detach(sysv_key) == 0
 
 
-# ---- headers that lie ----------------------------------------------------------
-
-
-def header(size: int) -> bytes:
-    return size.to_bytes(8, sys.byteorder)
-
-
-@pytest.mark.parametrize(
-    ("content", "type_key"),
-    [
-        (header(17) + bytes(16), "Buffer"),
-        (header(2**64 - 1) + bytes(16), "Buffer"),
-        (header(2**63) + bytes(16), "Float64Array"),
-        (header(0) + bytes(16), "Buffer"),
-        (header(15) + bytes(16), "Int16Array"),
-        (b"\x01\x00\x00", "Buffer"),
-    ],
-    ids=["larger", "largest", "negative", "zero", "no multiple", "no header"],
-)
-def test_a_header_that_lies_is_an_error_that_says_so(name: str, content: bytes, type_key: str):
-    Path(f"/dev/shm/{name}").write_bytes(content)
-    with pytest.raises(ValueError, match=name) as caught:
-        shm.get(f"/{name}", type_key)
-    assert isinstance(caught.value, RegionFormatError) or "bytes" in str(caught.value)
-    assert Path(f"/dev/shm/{name}").read_bytes() == content
-    assert shm.get_total_size() == 0
-
-
 # ---- the lock that is extra ------------------------------------------------------
 
 
@@ -373,8 +311,26 @@ def test_an_arrays_region_has_a_lock_and_node_goes_on_without_one(node: Peer, ke
         view[0] = 7
         theirs.write([8], at=1)
         assert list(view) == [7, 8, 0, 0]
-    shm.detach(key)
     assert node.destroy(key)
+    shm.detach(key)  # who closes what is gone removes the companion, too
+
+
+@pytest.mark.parametrize("kind", ["sysv"])
+def test_a_companion_whose_segment_node_destroys_after_us_serves_the_keys_next_user(
+    node: Peer, key: int
+):
+    companion = Path(f"/dev/shm/{companion_of(key)}")
+    node.create(4, "Buffer", key)
+    ours = shm.get(key)
+    assert ours is not None
+    with ours.region.write_lock():
+        assert companion.exists()
+    assert shm.detach(key) == 1
+    assert node.destroy(key)  # Node knows nothing of it
+    assert companion.exists()
+    assert shm.create(4, "Buffer", key) is not None
+    assert shm.detach(key) == 0
+    assert not companion.exists()
 
 
 @KINDS

@@ -542,7 +542,7 @@ main()
 def test_random_kills_leave_nothing_that_prune_does_not_find(name: str, key: int):
     """Processes that create, lock, resize, unlink and close are killed at random moments."""
     dice = random.Random(4711)
-    for seed in range(0, 60, 2):
+    for seed in range(0, int(os.environ.get("TEST_KILLS", "30")), 2):
         victims = [
             Popen([sys.executable, "-c", VICTIM, name, str(key), str(seed + each)], stdout=PIPE)
             for each in range(2)

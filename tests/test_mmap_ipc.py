@@ -1,6 +1,8 @@
 """The port of mmap-ipc: one object, one lock, for threads and for tasks."""
 
+import errno
 import fcntl
+import gc
 import os
 import signal
 import stat
@@ -11,9 +13,10 @@ from subprocess import CompletedProcess
 import anyio
 import anyio.lowlevel
 import pytest
-from conftest import Rival, wait_until
+from conftest import Rival, blocked_in_flock, locked_bytes, wait_until
+from peers import segment_of
 
-from shm_async import OwnerDiedError, Region, RegionSizeError
+from shm_async import OwnerDiedError, Region, RegionSizeError, _native
 from shm_async.mmap_ipc import AsyncMmapIPC, MmapIPC
 
 BOTH = pytest.mark.parametrize("kind", [MmapIPC, AsyncMmapIPC])
@@ -104,10 +107,91 @@ def test_the_name_outlives_every_buffer_and_object(name: str):
     assert buffer[0] == 0  # stale, not a crash
 
 
+@BOTH
+@pytest.mark.parametrize("kept", [True, False], ids=["kept buffer", "no buffer"])
+def test_an_object_that_is_collected_keeps_its_name_and_its_data(kind, kept: bool, name: str):
+    shared = kind(name, 64)
+    buffer = shared.buffer()
+    buffer[0] = 7
+    if not kept:
+        del buffer
+    with pytest.warns(ResourceWarning, match="never closed"):
+        del shared
+        gc.collect()
+    if kept:
+        buffer[1] = 8
+        del buffer
+        gc.collect()
+    with MmapIPC(name, 64) as again:
+        assert list(again.buffer()[:2]) == [7, 8 if kept else 0]
+        assert not again.region.created
+
+
+@BOTH
 @pytest.mark.parametrize("size", [0, -1, 1.5, "64", True, None])
-def test_a_size_that_makes_no_sense_creates_nothing(name: str, size):
-    with pytest.raises((TypeError, ValueError), match="length"):
-        MmapIPC(name, size)
+def test_a_size_that_makes_no_sense_is_refused_whether_the_object_exists_or_not(
+    kind, name: str, size
+):
+    with pytest.raises((TypeError, ValueError), match="^size must be"):
+        kind(name, size)
+    assert not os.path.exists(f"/dev/shm/{name}")
+    with MmapIPC(name, 64), pytest.raises((TypeError, ValueError), match="^size must be"):
+        kind(name, size)
+    assert os.stat(f"/dev/shm/{name}").st_size == 64
+
+
+@BOTH
+@pytest.mark.parametrize("given", [None, b"name", True, "", "/", "a/b", "..", "a\0b"])
+def test_a_name_that_makes_no_sense_is_refused(kind, given):
+    with pytest.raises((TypeError, ValueError), match="a region's name must"):
+        kind(given, 64)
+
+
+@BOTH
+def test_a_number_is_no_name_and_no_key(kind, sysv_key: int):
+    with pytest.raises(TypeError, match="a region's name must be a str, not int"):
+        kind(sysv_key, 64)
+    assert segment_of(sysv_key) is None
+
+
+def test_a_store_beyond_the_buffer_is_an_error_and_changes_nothing(shared: MmapIPC):
+    buffer = shared.buffer()
+    for index in (64, -65):
+        with pytest.raises(IndexError):
+            buffer[index] = 1
+    for value in (256, -1):
+        with pytest.raises(ValueError, match="invalid value"):
+            buffer[0] = value
+    with pytest.raises(ValueError, match="different structures"):
+        buffer[60:] = b"12345"
+    assert bytes(buffer) == bytes(64)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float64", "bool", "uint8_clamped"])
+def test_the_buffer_is_bytes_whatever_the_region_has(kind, name: str, dtype: str):
+    with Region.create(name, shape=(2, 3), dtype=dtype) as region, kind(name, 6) as shared:
+        assert (shared.buffer().format, shared.buffer().shape) == ("B", (6,))
+        shared.buffer()[:] = b"\1" * 6
+        assert region.snapshot()[:6] == b"\1" * 6
+
+
+@BOTH
+def test_locking_the_memory_locks_it(kind, name: str):
+    before = locked_bytes()
+    for _ in ("created", "attached"):
+        with kind(name, 2**16, lock_memory=True):
+            assert locked_bytes() >= before + 2**16
+        assert locked_bytes() == before
+
+
+@BOTH
+def test_memory_that_cannot_be_locked_is_an_error_and_creates_nothing(
+    kind, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_native, "lock_memory", lambda *_: -errno.ENOMEM)
+    with pytest.raises(OSError, match="RLIMIT_MEMLOCK allows"):
+        kind(name, 64, lock_memory=True)
     assert not os.path.exists(f"/dev/shm/{name}")
 
 
@@ -165,6 +249,30 @@ def test_it_blocks_until_another_process_lets_go(shared: MmapIPC, foreign: Rival
     foreign.do("unlock")
     thread.join(10)
     assert granted == [True, True]
+
+
+def test_an_upgrade_blocks_until_the_other_readers_are_gone(shared: MmapIPC, foreign: Rival):
+    foreign.do("shared")
+    events = []
+    granted, seen = threading.Event(), threading.Event()
+
+    def work():
+        events.append(shared.acquire_read_lock())
+        events.append(shared.acquire_write_lock())
+        granted.set()
+        seen.wait(10)
+        events.append(shared.remove_lock())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: blocked_in_flock(os.getpid()))
+    assert events == [True]
+    foreign.do("unlock")
+    assert granted.wait(10)
+    assert foreign.do("try-shared") == "busy"
+    seen.set()
+    thread.join(10)
+    assert events == [True, True, True]
 
 
 def test_threads_exclude_each_other_and_remove_only_their_own_lock(shared: MmapIPC):
@@ -306,5 +414,44 @@ async def test_a_cancelled_wait_has_no_lock(name: str):
             assert rival.do("try-exclusive") == "done"
             rival.do("unlock")
             assert await shared.acquire_write_lock() is True
+        finally:
+            rival.close()
+
+
+async def test_an_upgrade_waits_in_the_loop_and_other_tasks_go_on(name: str):
+    async with AsyncMmapIPC(name, 64) as shared:
+        rival = Rival(name)
+        granted = []
+
+        async def work() -> None:
+            await shared.acquire_read_lock()
+            granted.append(await shared.acquire_write_lock())
+            granted.append(await shared.remove_lock())
+
+        try:
+            rival.do("shared")
+            async with anyio.create_task_group() as group:
+                group.start_soon(work)
+                while not blocked_in_flock(os.getpid()):  # this task runs while the other waits
+                    await anyio.sleep(0.001)
+                assert granted == []
+                assert await shared.remove_lock() is False  # the other's is not mine
+                rival.do("unlock")
+            assert granted == [True, True]
+        finally:
+            rival.close()
+
+
+async def test_a_cancelled_upgrade_has_no_lock_any_more(name: str):
+    async with AsyncMmapIPC(name, 64) as shared:
+        rival = Rival(name)
+        try:
+            rival.do("shared")
+            await shared.acquire_read_lock()
+            with anyio.move_on_after(0.05) as scope:
+                await shared.acquire_write_lock()
+            assert scope.cancelled_caught
+            assert await shared.remove_lock() is False
+            assert rival.do("try-exclusive") == "done"
         finally:
             rival.close()

@@ -1,4 +1,4 @@
-"""The README's code blocks run, in order, as one program."""
+"""The README: its code blocks run, in order, as one program, and its tables are complete."""
 
 import contextlib
 import io
@@ -6,6 +6,8 @@ from pathlib import Path
 
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+from shm_async import elements
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -31,6 +33,20 @@ def test_the_readmes_code_does_what_it_says():
         "True",
         "100 -100",
         "generation 2 total 3",
+        "[]",
+        "[]",
+        "['readme-left']",
+        "[0, 0, 0, 9]",
         "1 0 0.0",
+        "True write False",
+        "()",
+        "(2, 3) [[0, 2, 0], [0, 0, 255]]",
         "7 1",
     ]
+
+
+def test_the_readme_names_every_element_type_and_each_of_its_names():
+    text = README.read_text()
+    codes = [code for code in elements.CODES.values() if f"`{code}`" not in text]
+    names = [name for name in (*elements.CODES, *elements.JAVASCRIPT) if f"`{name}`" not in text]
+    assert (codes, names) == ([], [])

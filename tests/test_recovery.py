@@ -229,7 +229,8 @@ def test_a_raw_region_cannot_tell(name: str):
 
 def pretend(region: Region, pid: int, start: int) -> None:
     """Change who the last writer was."""
-    region._control.writer_pid, region._control.writer_start = pid, start
+    control = region._now().control()
+    control.writer_pid, control.writer_start = pid, start
 
 
 def story(region: Region) -> OwnerDiedError:
@@ -676,9 +677,9 @@ async def test_who_does_not_wait_does_not_wait_for_a_repair(
     """Somebody takes the lock between the finding and the repair."""
     recovery = Region._recovery
 
-    def too_late(region: Region) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, repairs: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region)
+        return recovery(region, error, repairs)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)
@@ -692,9 +693,9 @@ def test_a_repair_counts_towards_the_timeout(
 ):
     recovery = Region._recovery
 
-    def too_late(region: Region) -> Hold:
+    def too_late(region: Region, error: OwnerDiedError, repairs: int) -> Hold:
         rival.do("exclusive")
-        return recovery(region)
+        return recovery(region, error, repairs)
 
     writer_dies(region)
     monkeypatch.setattr(Region, "_recovery", too_late)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import locked_bytes
 
 import shm_async
 from shm_async import Region, RegionClosedError, RegionFormatError, RegionSizeError, WouldBlockError
@@ -200,11 +201,6 @@ def test_readonly_reads_and_never_writes(region: Region, name: str):
 # ---- lock_memory -------------------------------------------------------------------
 
 
-def locked_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmLck:")[2].split()[0]) * 1024
-
-
 def test_lock_memory_locks_and_close_unlocks(name: str):
     before = locked_bytes()
     with Region.create(name, 2**16, lock_memory=True):
@@ -373,7 +369,7 @@ def test_regions_are_not_copied_by_accident(region: Region):
 
 def test_the_public_names_are_these():
     assert set(shm_async.__all__) == {
-        "Hold", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError",
+        "Hold", "Holder", "LockTimeoutError", "OwnerDiedError", "Region", "RegionClosedError",
         "RegionExistsError", "RegionFormatError", "RegionNotFoundError", "RegionReplacedError",
         "RegionSizeError", "ShmError", "Statistics", "WouldBlockError", "prune",
     }  # fmt: skip

@@ -461,7 +461,7 @@ Region.create({key}, 4)
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=30, check=False)
     assert done.returncode == 7
-    with pytest.raises(RegionFormatError, match="creator died.*ipcrm"):
+    with pytest.raises(RegionFormatError, match="creator died.*prune"):
         Region.attach(key)
     with pytest.raises(RegionExistsError):
         Region.create(key, 4)

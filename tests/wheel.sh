@@ -28,7 +28,7 @@ find_pythons() {
 }
 
 mkdir "$work/away"
-cp -r tests examples pyproject.toml "$work/away"   # not the package: what is tested is what was installed
+cp -r tests examples docs pyproject.toml "$work/away"   # not the package: what is tested is what was installed
 for python in $(find_pythons); do
   rm -rf "$work/venv"
   "$python" -m venv "$work/venv"

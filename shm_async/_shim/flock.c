@@ -50,13 +50,21 @@ static int32_t current(const shma_lock *lock)
     return code;
 }
 
-int32_t shma_lock_sound(shma_lock *lock)
+/* Whether readers may be let in. What the object has lost must not be looked at. */
+static int32_t sound(shma_lock *lock)
 {
     int32_t code = current(lock);
 
     if (code < 0)
         return code;
     return writer_died(lock) && !lock->ignore ? -EOWNERDEAD : 0;
+}
+
+int32_t shma_lock_sound(shma_lock *lock)
+{
+    int32_t code = shma_lock_whole(lock);
+
+    return code < 0 ? code : sound(lock);
 }
 
 /* Where the generation is odd already, one who is killed here must leave no mixed name. */
@@ -75,6 +83,7 @@ void shma_lock_mark(shma_lock *lock)
     if (!control || lock->writing)
         return;
     lock->writing = 1;
+    control->writer_since = (uint64_t)lock->since; /* nobody decides by it */
     odd = shma_control_generation(control) + 1;
     if (odd & 1) {
         control->writer_pid = lock->pid;
@@ -388,7 +397,7 @@ static int32_t refuse(shma_lock *lock, int32_t code)
 
 static int32_t begin_read_or_refuse(shma_lock *lock)
 {
-    int32_t code = shma_lock_sound(lock);
+    int32_t code = sound(lock);
 
     if (code < 0)
         return refuse(lock, code);
@@ -498,10 +507,15 @@ int32_t shma_lock_release(shma_lock *lock)
 
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner)
 {
+    int32_t code;
+
     if (lock->fd < 0)
         return -EBADF;
     if (lock->mode != LOCK_EX)
         return -EPERM;
+    code = shma_lock_whole(lock); /* who was inside before may have been so for long */
+    if (code < 0)
+        return code;
     lock->since = now();
     return begin_write(lock, manner);
 }
@@ -548,7 +562,7 @@ int32_t shma_lock_upgrade(shma_lock *lock)
         return -EPERM;
     code = shma_lock_whole(lock);
     if (code == 0)
-        code = shma_lock_sound(lock); /* nobody but who scribbles there can have made it odd */
+        code = sound(lock); /* nobody but who scribbles there can have made it odd */
     if (code < 0)
         return code;
     if (flock(lock->fd, LOCK_EX | LOCK_NB) < 0) {

@@ -32,7 +32,8 @@ typedef struct {
     uint64_t writer_start;    /* 136  like creator_start, of the last writer; 0: not known */
     uint32_t writer_pid;      /* 144  of the last writer                         */
     uint32_t replaced;        /* 148  1: a larger or smaller one has, or was about to get, its name */
-    uint8_t pad1[40];
+    uint64_t writer_since;    /* 152  when it began, ns (CLOCK_MONOTONIC); for people */
+    uint8_t pad1[32];
     uint32_t gate;            /* 192  1: somebody stands at the gate; a hint     */
     uint32_t watchers;        /* 196  bit 0: somebody sleeps until something changes */
     uint8_t pad2[3896];
@@ -235,8 +236,8 @@ int32_t shma_lock_release(shma_lock *lock);
 
 /*
  * A lock that stays held while those inside come and go: end makes the generation
- * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD, -ESTALE,
- * -ENOLINK: as above, but it stays held, by nobody inside.
+ * even, begin makes it odd. -EPERM: not held, or (begin) shared. -EOWNERDEAD, -ERANGE,
+ * -ESTALE, -ENOLINK: as above, but it stays held, by nobody inside.
  */
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner);
 int32_t shma_lock_end(shma_lock *lock);

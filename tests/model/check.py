@@ -4,7 +4,7 @@ Each line is one search: the protocol as it is must hold, and each mutation of i
 out) must be caught, or the property that catches it would prove nothing. A search that was not
 exhaustive is a failure. So is an event (events.pml) that no sound search ever met.
 
-The model and what it leaves out: lock.pml.
+The models and what they leave out: lock.pml, resize.pml.
 """
 
 import re
@@ -41,6 +41,7 @@ class Search:
     switches: str
     ltl: str | None = None
     fails: str | None = None
+    model: str = "lock.pml"
 
 
 # Masks have a bit per task: the cohorts' tasks come first, then the seats.
@@ -164,6 +165,14 @@ SEARCHES = (
         "gets_in",
         CYCLE,
     ),
+    # ---- another object in the place of one ----
+    Search("resize", "CRASHES=0", model="resize.pml"),
+    Search("resize-crash", "CRASHES=1", model="resize.pml"),
+    Search("resize-crash-twice", "ROUNDS=1 PROCESSES=4 CRASHES=2", model="resize.pml"),
+    Search("resize-name-first", "NAME_BEFORE_WORD=1", None, ASSERTION, "resize.pml"),
+    Search("resize-word-is-enough", "WORD_IS_ENOUGH=1", None, ASSERTION, "resize.pml"),
+    Search("resize-looks-first", "LOOKS_FIRST=1 CRASHES=0", None, ASSERTION, "resize.pml"),
+    Search("resize-copies-late", "COPIES_LATE=1", None, ASSERTION, "resize.pml"),
 )
 
 
@@ -212,7 +221,7 @@ def pan(search: Search, spin: str) -> str:
     where = BUILD / search.name
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(HERE, where, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    run([spin, "-a", *switches(search, events=True), "lock.pml"], where)
+    run([spin, "-a", *switches(search, events=True), search.model], where)
     options = ["-DNFAIR=3"] if search.ltl else ["-DSAFETY"]
     # -O0: optimizing would take more time than it saves
     options += ["-O0", f"-DMEMLIM={MEMORY_MB}"]
@@ -256,7 +265,7 @@ def all_events() -> dict[str, int]:
 def replay(search: Search) -> str:
     """How to see a counterexample, step by step."""
     options = shlex.join(switches(search, events=True))
-    return f"(cd {BUILD / search.name} && ./pan -r -n)  # built by spin -a {options} lock.pml"
+    return f"(cd {BUILD / search.name} && ./pan -r -n)  # built by spin -a {options} {search.model}"
 
 
 def main(names: list[str]) -> int:

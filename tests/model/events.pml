@@ -28,6 +28,8 @@
 #define COLLECTED_IN_TIME 21
 #define REFUSED_IN_THE_QUEUE 22
 #define RECOVERY_FAILED 23
+#define CLEARED_A_WORD 24
+#define WAS_TOLD 25
 
 #ifdef EVENTS
 c_decl {
