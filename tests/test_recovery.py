@@ -13,7 +13,9 @@ import pytest
 from conftest import Rival, blocked_in_flock, wait_until, writer_dies
 
 from shm_async import Hold, LockTimeoutError, OwnerDiedError, Region, WouldBlockError
+from shm_async.asynclock import Cohort
 from shm_async.control import process_identity, start_of
+from shm_async.synclock import Seat
 
 
 @pytest.fixture
@@ -146,52 +148,51 @@ def test_a_readonly_attachment_is_told(region: Region):
             reader.read_lock().acquire_blocking()
 
 
-def waits_to_write_and_dies(region: Region) -> int:
-    """A process that waits for the write lock, to die with it: its pid."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with region.write_lock() as view:
-                view[0] += 1
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    wait_until(lambda: blocked_in_flock(pid))
-    return pid
+def a_writer_dies_on_the_way(
+    monkeypatch: pytest.MonkeyPatch, where: type, wait: str, region: Region, rival: Rival
+) -> list[int]:
+    """An upgrade has lost its read lock to the rival's, and is about to wait: a writer is faster.
+
+    It gets in as the rival leaves, and dies inside; its pid is in the list then.
+    """
+    go_on = getattr(where, wait)
+    pids = []
+
+    def instead(*arguments: object) -> object:
+        monkeypatch.undo()
+        assert rival.do("unlock") == "done"
+        pids.append(writer_dies(region))
+        return go_on(*arguments)
+
+    monkeypatch.setattr(where, wait, instead)
+    return pids
 
 
-async def test_an_upgrade_is_told_of_one_who_died_on_the_way(region: Region, rival: Rival):
+async def test_an_upgrade_is_told_of_one_who_died_on_the_way(
+    region: Region, rival: Rival, monkeypatch: pytest.MonkeyPatch
+):
     hold = region.read_lock()
     async with hold:
         assert rival.do("shared") == "done"
-        pid = waits_to_write_and_dies(region)
-
-        async def unlock() -> None:
-            await until(lambda: queued(region))
-            rival.do("unlock")
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(unlock)
-            with pytest.raises(OwnerDiedError, match=str(pid)):
-                await hold.upgrade()
-        os.waitpid(pid, 0)
+        pids = a_writer_dies_on_the_way(monkeypatch, Cohort, "enter", region, rival)
+        with pytest.raises(OwnerDiedError) as caught:
+            await hold.upgrade()
+        assert [caught.value.pid] == pids
         with pytest.raises(RuntimeError, match="not held"):
             _ = hold.view
     assert rival.do("try-exclusive") == "done"
 
 
-def test_a_blocking_upgrade_is_told_of_one_who_died_on_the_way(region: Region, rival: Rival):
+def test_a_blocking_upgrade_is_told_of_one_who_died_on_the_way(
+    region: Region, rival: Rival, monkeypatch: pytest.MonkeyPatch
+):
     hold = region.read_lock()
     with hold:
         assert rival.do("shared") == "done"
-        pid = waits_to_write_and_dies(region)
-        timer = threading.Timer(0.05, lambda: rival.send("unlock"))
-        timer.start()
-        with pytest.raises(OwnerDiedError, match=str(pid)):
+        pids = a_writer_dies_on_the_way(monkeypatch, Seat, "wait", region, rival)
+        with pytest.raises(OwnerDiedError) as caught:
             hold.upgrade_blocking()
-        timer.join()
-        assert rival.finish() == "done"
-        os.waitpid(pid, 0)
+        assert [caught.value.pid] == pids
     assert rival.do("try-exclusive") == "done"
 
 
@@ -605,21 +606,13 @@ async def test_a_repair_that_fails_raises_and_leaves_the_region_unsound(
 
 
 async def test_an_upgrade_repairs_what_somebody_left_on_the_way(
-    region: Region, mended: Region, repair: Repair, rival: Rival
+    region: Region, mended: Region, repair: Repair, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ):
     hold = mended.read_lock()
     async with hold:
         assert rival.do("shared") == "done"
-        pid = waits_to_write_and_dies(region)
-
-        async def unlock() -> None:
-            await until(lambda: queued(mended))
-            rival.do("unlock")
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(unlock)
-            assert await hold.upgrade() is False
-        os.waitpid(pid, 0)
+        a_writer_dies_on_the_way(monkeypatch, Cohort, "enter", region, rival)
+        assert await hold.upgrade() is False
         assert hold.view[0] == 7
         hold.view[0] = 8
     assert repair.calls == 1
@@ -627,18 +620,13 @@ async def test_an_upgrade_repairs_what_somebody_left_on_the_way(
 
 
 def test_a_blocking_upgrade_repairs_what_somebody_left_on_the_way(
-    region: Region, mended: Region, repair: Repair, rival: Rival
+    region: Region, mended: Region, repair: Repair, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ):
     hold = mended.read_lock()
     with hold:
         assert rival.do("shared") == "done"
-        pid = waits_to_write_and_dies(region)
-        timer = threading.Timer(0.05, lambda: rival.send("unlock"))
-        timer.start()
+        a_writer_dies_on_the_way(monkeypatch, Seat, "wait", region, rival)
         assert hold.upgrade_blocking(timeout=10) is False
-        timer.join()
-        assert rival.finish() == "done"
-        os.waitpid(pid, 0)
         assert hold.view[0] == 7
     assert repair.calls == 1
     assert is_sound(region)
