@@ -41,6 +41,9 @@ class Region(Snapshots):
 
     After a fork the child's copy works and holds nothing; nothing that the child
     does reaches the parent's locks.
+
+    Pickling one, as multiprocessing does with arguments, takes its name along: unpickling
+    attaches, and the new region is for its receiver to close.
     """
 
     __slots__ = (
@@ -50,6 +53,7 @@ class Region(Snapshots):
         "_created",
         "_plan",
         "_segment",
+        "_terms",
     )
 
     _segment: Segment
@@ -57,6 +61,7 @@ class Region(Snapshots):
     _created: bool
     _closing: Lock  # held for good once the region is closed
     _control: _native.Control | None  # valid as long as _opener's mapping
+    _terms: dict[str, Any]  # arguments of `attach` that nothing else of ours remembers
 
     # ---- making one ------------------------------------------------------------
 
@@ -140,7 +145,9 @@ class Region(Snapshots):
             tail=plan.tail(),
             prepare=before_anybody_sees_it,
         )
-        return cls._made(made, mapping, plan, on_owner_death, created=True)
+        return cls._made(
+            made, mapping, plan, on_owner_death, created=True, owner="me", lock_memory=lock_memory
+        )
 
     @classmethod
     def attach(
@@ -225,7 +232,7 @@ class Region(Snapshots):
             except RegionNotFoundError:
                 pass
             try:
-                return cls.create(
+                region = cls.create(
                     name,
                     shape=wanted,
                     dtype=dtype,
@@ -237,6 +244,9 @@ class Region(Snapshots):
                 )
             except RegionExistsError as error:
                 last = error
+            else:
+                region._terms["owner"] = owner
+                return region
         raise last
 
     @classmethod
@@ -271,7 +281,15 @@ class Region(Snapshots):
         except BaseException:
             found.close()
             raise
-        return cls._made(found, mapping, plan, on_owner_death, created=False)
+        return cls._made(
+            found,
+            mapping,
+            plan,
+            on_owner_death,
+            created=False,
+            owner=owner,
+            lock_memory=lock_memory,
+        )
 
     @classmethod
     def _made(
@@ -282,8 +300,10 @@ class Region(Snapshots):
         on_owner_death: OnOwnerDeath,
         *,
         created: bool,
+        **terms: Any,
     ) -> "Self":
         self = cls.__new__(cls)
+        self._terms = terms
         self._closing = Lock()
         self._segment = found
         self._name = found.name
@@ -353,8 +373,39 @@ class Region(Snapshots):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} cannot be copied or pickled: attach to it by name")
+    # ---- pickling ---------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Callable[..., "Region"], tuple[object, ...]]:
+        """Pickle as what it takes to attach again: nothing of the data, and no lock.
+
+        Unpickling attaches: it raises what `attach` raises, RegionNotFoundError if the
+        name is gone by then, and its receiver closes what it gets.
+
+        Raises:
+            RegionClosedError: it is closed.
+        """
+        self._usable()
+        address = self._name if self.key is None else self.key
+        return _attach_again, (type(self), address, self._how_to_attach())
+
+    def _how_to_attach(self) -> dict[str, Any]:
+        """Arguments for `attach` that make another one like this."""
+        return {
+            "dtype": self.dtype,
+            "shape": self.shape,
+            "layout": self.layout,
+            "readonly": self._readonly,
+            "on_owner_death": self._on_owner_death,
+            **self._terms,
+        }
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be copied: attach to it by name, or use snapshot() for its data"
+        )
+
+    def __deepcopy__(self, _memo: object) -> NoReturn:
+        self.__copy__()
 
     def __del__(self) -> None:
         closing = getattr(self, "_closing", None)
@@ -503,6 +554,11 @@ def _map(found: Segment, plan: Plan, *, readonly: bool, lock_memory: bool) -> Ma
     if lock_memory:
         mapping.lock_memory()
     return mapping
+
+
+def _attach_again(kind: type[Region], name: str | int, how: dict[str, Any]) -> Region:
+    """What a pickled region becomes. Pickles name this function: its name is to stay."""
+    return kind.attach(name, **how)
 
 
 _open_regions: WeakSet[Region] = WeakSet()
