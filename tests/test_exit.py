@@ -44,6 +44,14 @@ task._log_destroy_pending = False
 loop.run_until_complete(until_it_waits())
 exiting()
 """,
+    "a dropped loop's region that is closed": """
+loop = asyncio.new_event_loop()
+task = loop.create_task(region.write_lock().acquire())
+task._log_destroy_pending = False
+loop.run_until_complete(until_it_waits())
+exiting()
+region.close()
+""",
     "sys.exit in a task": """
 async def leave():
     await main()
