@@ -24,7 +24,10 @@ AT_ONCE = 0.5
 
 
 def environment(choice: str | None) -> dict[str, str]:
+    """For a program that chooses that signal, and finds the modules beside this one."""
     environment = {key: value for key, value in os.environ.items() if key != signals.VARIABLE}
+    paths = [str(HERE), str(HERE.parent), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return environment if choice is None else {**environment, signals.VARIABLE: choice}
 
 
@@ -285,7 +288,7 @@ def test_pollers_and_others_exclude_each_other(region: Region):
         subprocess.Popen(
             [sys.executable, "-c", COUNT, region.name, how],
             stdin=subprocess.PIPE,
-            env={**environment(choice), "PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"},
+            env=environment(choice),
         )
         for choice, how in [*(("off", how) for how in HOWS), (None, "with"), (None, "asyncio")]
     ]
@@ -382,11 +385,10 @@ with Region.attach(sys.argv[1]) as region:
 def test_a_servers_handlers_and_wakeup_descriptor_are_untouched(
     region: Region, choice: str | None, ours: list[int]
 ):
-    path = f"{HERE}:{os.environ.get('PYTHONPATH', '')}"
     with region.write_lock():
         done = subprocess.run(
             [sys.executable, "-c", SERVER, region.name],
-            env={**environment(choice), "PYTHONPATH": path},
+            env=environment(choice),
             capture_output=True, text=True, timeout=20, check=False,
         )  # fmt: skip
     new = " ".join(["new handlers", *map(str, ours)])
