@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Rival, wait_until
+from conftest import Rival, path_of_tests, wait_until
 from patient import HOWS
 
 from shm_async import Region, WouldBlockError, signals
@@ -26,8 +26,7 @@ AT_ONCE = 0.5
 def environment(choice: str | None) -> dict[str, str]:
     """For a program that chooses that signal, and finds the modules beside this one."""
     environment = {key: value for key, value in os.environ.items() if key != signals.VARIABLE}
-    paths = [str(HERE), str(HERE.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    environment["PYTHONPATH"] = path_of_tests()
     return environment if choice is None else {**environment, signals.VARIABLE: choice}
 
 
