@@ -30,6 +30,7 @@ def test_the_readmes_code_does_what_it_says():
         "1 1",
         "True",
         "100 -100",
+        "5 in both",
         "1 0 0.0",
         "7 1",
     ]
