@@ -7,6 +7,7 @@ HOW is with, asyncio, uvloop or trio; a TIMEOUT of - is none; KIND is read or wr
 Then it says what is left: waiting threads, timers, and signals that got a handler meanwhile.
 """
 
+import asyncio
 import contextlib
 import os
 import re
@@ -15,6 +16,8 @@ import time
 from pathlib import Path
 
 import anyio
+import trio
+import uvloop
 
 from shm_async import LockTimeoutError, Region
 
@@ -47,8 +50,10 @@ def wait(region: Region, how: str, timeout: float | None = None, kind: str = "wr
     """Ask for the lock, and let go of it again."""
     if how == "with":
         return wait_in_thread(region, timeout, kind)
-    backend, options = BACKENDS[how]
-    return anyio.run(wait_in_loop, region, timeout, kind, backend=backend, backend_options=options)
+    if how == "trio":
+        return trio.run(wait_in_loop, region, timeout, kind)
+    run = asyncio.run if how == "asyncio" else uvloop.run  # their own way to take Ctrl-C
+    return run(wait_in_loop(region, timeout, kind))
 
 
 def lock(region: Region, kind: str, **options):

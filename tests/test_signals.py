@@ -350,17 +350,12 @@ async def as_uvicorn():
         loop.add_signal_handler(number, handle, number, None)
     before = everything()
     try:
-        async with asyncio.timeout(0.05) if sys.version_info >= (3, 11) else wait():
-            await region.write_lock().acquire()
-    except TimeoutError:
+        await asyncio.wait_for(region.write_lock().acquire(), 0.05)
+    except asyncio.TimeoutError:
         pass
     assert everything() == before, "asyncio"
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.sleep(0.05)
-
-def wait():
-    import anyio
-    return anyio.fail_after(0.05)
 
 with Region.attach(sys.argv[1]) as region:
     before, kernels = everything(), handled_signals()
@@ -411,7 +406,7 @@ def test_ctrl_c_ends_a_wait_at_once_and_leaves_nothing(
         assert waits.process.stdout.readline() == "over\n"
         assert time.monotonic() - start < AT_ONCE
         output, errors = waits.rest()
-        assert errors.splitlines()[-1] == "KeyboardInterrupt"
+        assert "KeyboardInterrupt" in errors
         assert output.splitlines()[:2] == ["threads 0", "timers 0"]
         assert waits.gate is not None
         assert waits.gate[0] == 0
