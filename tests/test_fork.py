@@ -466,5 +466,10 @@ if __name__ == "__main__":
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(program)
         file.flush()
-        subprocess.run([sys.executable, file.name, region.name, method], check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, file.name, region.name, method],
+            check=True,
+            timeout=30,
+            env={**os.environ, "PYTHONPATH": path_of_tests()},
+        )
     assert region.buffer[0] == 300
