@@ -243,7 +243,7 @@ def test_without_a_signal_one_who_sleeps_at_the_gate_is_passed(
 
 
 def test_a_timeout_shorter_than_the_patience_passes_a_sleeper_too(raw: Region, gatekeeper: Rival):
-    with patient(raw, "with", 0.01) as waits:
+    with patient(raw, "with", 0.015) as waits:
         assert waits.finish()[0] == "granted"
 
 

@@ -439,6 +439,15 @@ static int32_t wait_for_signal(shma_lock *lock, int32_t mode, int64_t timeout, i
     return code;
 }
 
+/* Sleep until the next look, or the end in `left` ns. -1: a signal of somebody's came. */
+static int pause_for(const shma_poll *poll, int64_t left)
+{
+    int64_t pause = poll->pause < left ? poll->pause : left; /* less than a second */
+    const struct timespec time = {.tv_nsec = (long)pause};
+
+    return nanosleep(&time, NULL);
+}
+
 /*
  * The same without a signal. -EINTR, as there: `timeout` is over, or somebody's signal ended
  * a pause. One that came between two pauses is noticed when `timeout` is over.
@@ -446,22 +455,18 @@ static int32_t wait_for_signal(shma_lock *lock, int32_t mode, int64_t timeout, i
 static int32_t wait_polling(shma_lock *lock, int32_t mode, int64_t timeout)
 {
     shma_poll poll = {0};
-    int64_t end = now() + timeout;
+    int64_t end = now() + timeout, left;
     int32_t code;
 
-    while ((code = shma_gate_poll(lock, mode, &poll)) == -EWOULDBLOCK) {
-        int64_t left = end - now();
-        int64_t pause = poll.pause < left ? poll.pause : left;
-        const struct timespec time = {.tv_nsec = (long)pause}; /* LAST is less than a second */
-
-        if (left <= 0 || nanosleep(&time, NULL) < 0)
-            return -EINTR;
-        if (pause == left)
+    do {
+        left = end - now();
+        if (left <= 0)
             poll.queued = SHMA_GATE_PATIENCE_NS; /* the last look passes a sleeper, too */
-    }
+        code = shma_gate_poll(lock, mode, &poll);
+    } while (code == -EWOULDBLOCK && left > 0 && pause_for(&poll, left) == 0);
     if (code == 0)
         shma_gate_leave(lock);
-    return code;
+    return code == -EWOULDBLOCK ? -EINTR : code;
 }
 
 int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout)
