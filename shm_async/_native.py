@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from ._shim_ffi import ffi, lib
 
 __all__ = [
+    "ANY_SIGNAL",
     "BUSY",
     "CALLED_OFF",
     "CONTROL_SIZE",
@@ -25,6 +26,7 @@ __all__ = [
     "MARK",
     "MARK_LATER",
     "NOT_YET",
+    "NO_SIGNAL",
     "RECOVER",
     "REPLACED",
     "SHRUNK",
@@ -39,6 +41,7 @@ __all__ = [
     "WatchHandle",
     "address_of",
     "check",
+    "choose_signal",
     "claim",
     "control_at",
     "control_from_bytes",
@@ -111,6 +114,10 @@ MARK: int = lib.SHMA_MARK
 RECOVER: int = lib.SHMA_RECOVER
 MARK_LATER: int = lib.SHMA_MARK_LATER
 
+# what interrupts a blocked lock, if no signal by its number
+ANY_SIGNAL: int = lib.SHMA_INTERRUPT_ANY
+NO_SIGNAL: int = lib.SHMA_INTERRUPT_OFF
+
 CONTROL_SIZE: int = ffi.sizeof("shma_control")
 GATE_HINT: int = ffi.offsetof("shma_control", "gate")
 
@@ -135,6 +142,7 @@ waiter_finish: Callable[[LockHandle], int] = lib.shma_waiter_finish
 waiter_cancel: Callable[[LockHandle], int] = lib.shma_waiter_cancel
 watch_look: Callable[[LockHandle, int, bool], int] = lib.shma_watch_look
 watch_remove: Callable[[WatchHandle, int], int] = lib.shma_watch_remove
+choose_signal: Callable[[int], None] = lib.shma_interrupt_choose
 control_generation: Callable[[Control], int] = lib.shma_control_generation
 snapshot_before: Callable[[Snapshot], int] = lib.shma_snapshot_before
 snapshot_after: Callable[[Snapshot], int] = lib.shma_snapshot_after

@@ -16,6 +16,7 @@ from .control import process_identity, start_of
 from .errors import OwnerDiedError, RegionClosedError, RegionReplacedError, RegionSizeError
 from .mapping import Mapping
 from .segment import FD_DIR, Segment, not_found
+from .signals import no_signal_left
 from .statistics import Ledger
 
 __all__ = [
@@ -141,7 +142,7 @@ def failure(code: int, name: str, lock: LockHandle = None) -> Exception:
         _native.check(code, "lock the region", name)
     except OSError as error:
         if error.errno == errno.ENOSYS:
-            error.strerror = "cannot wait for the lock: every real-time signal is taken"
+            error.strerror = no_signal_left()
         return error
     raise AssertionError(f"{code} is no failure")
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Lock
 from types import TracebackType
@@ -42,6 +42,9 @@ class Region(Resizable, Holders):
 
     After a fork the child's copy works and holds nothing; nothing that the child
     does reaches the parent's locks.
+
+    Pickling one, as multiprocessing does with arguments, takes its name along: unpickling
+    attaches, and the new region is for its receiver to close.
     """
 
     __slots__ = ("__weakref__", "_closing", "_created", "_maker")
@@ -345,8 +348,37 @@ class Region(Resizable, Holders):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} cannot be copied or pickled: attach to it by name")
+    # ---- pickling ---------------------------------------------------------------
+
+    def __reduce__(self) -> tuple[Callable[..., "Region"], tuple[object, ...]]:
+        """Pickle as what it takes to attach again: nothing of the data, and no lock.
+
+        Unpickling attaches: it raises what `attach` raises, RegionNotFoundError if the
+        name is gone by then, and its receiver closes what it gets.
+
+        Raises:
+            RegionClosedError: it is closed.
+        """
+        self._usable()
+        address = self._name if self.key is None else self.key
+        return _attach_again, (type(self), address, self._how_to_attach())
+
+    def _how_to_attach(self) -> dict[str, Any]:
+        """Arguments for `attach` that make another one like this."""
+        return {
+            "dtype": self.dtype,
+            "shape": self.shape,
+            "layout": self.layout,
+            **self._terms.as_arguments(),
+        }
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be copied: attach to it by name, or use snapshot() for its data"
+        )
+
+    def __deepcopy__(self, _memo: object) -> NoReturn:
+        self.__copy__()
 
     def __del__(self) -> None:
         closing = getattr(self, "_closing", None)
@@ -481,6 +513,11 @@ def _check_given(shape: tuple[int, ...] | None) -> tuple[int, ...]:
     if shape is None:
         raise TypeError("how many elements? give length or shape")
     return shape
+
+
+def _attach_again(kind: type[Region], name: str | int, how: dict[str, Any]) -> Region:
+    """What a pickled region becomes. Pickles name this function: its name is to stay."""
+    return kind.attach(name, **how)
 
 
 _open_regions: WeakSet[Region] = WeakSet()

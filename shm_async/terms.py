@@ -1,6 +1,6 @@
 """Terms: how a region is to be used, as `create`, `attach` and `open` are told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias, get_args
 
 from .recovery import OnOwnerDeath, check_policy
@@ -32,6 +32,10 @@ class Terms:
     unlink: Unlink = "never"
     if_unlinked: IfUnlinked = "ignore"
     follow: bool = False  # go over to what replaces it
+
+    def as_arguments(self) -> dict[str, Any]:
+        """What `attach` makes the same terms of."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __post_init__(self) -> None:
         check_policy(self.on_owner_death, readonly=self.readonly)

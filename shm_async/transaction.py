@@ -2,7 +2,7 @@
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ._native import MARK_LATER, lock_commit
 from .elements import like, plain
@@ -101,6 +101,9 @@ class Transaction:
             return  # a child's: the parent is still at it
         if code:
             raise failure(code, self._region._name, lock)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be copied or pickled: ask its region for another")
 
     def __repr__(self) -> str:
         return f"<Transaction of {self._region._name!r}, {self._hold._state()}>"

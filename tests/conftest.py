@@ -199,6 +199,13 @@ def writer_dies(region: Region, *, reap: bool = True) -> int:
     return pid
 
 
+def path_of_tests() -> str:
+    """A PYTHONPATH for programs that import the modules beside this one."""
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+    return os.pathsep.join(filter(None, paths))
+
+
 @pytest.fixture
 def run_python(name: str) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a program in an interpreter of its own; `name` is its sys.argv[1]."""

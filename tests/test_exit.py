@@ -1,8 +1,5 @@
 """The interpreter exits at once, whatever is held or waited for."""
 
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,28 +11,29 @@ BEGIN = """
 import asyncio, os, sys, time
 from shm_async import Region
 region = Region.attach(sys.argv[1])
+def waits():  # whoever waits stands at the gate
+    return region._usable().gate[0] == 1
+async def until_it_waits(sleep=asyncio.sleep):
+    while not waits():
+        await sleep(0.001)
+def exiting():
+    print(time.monotonic(), flush=True)
+async def main():
+    task = asyncio.ensure_future(region.write_lock().acquire())
+    await until_it_waits()
+    exiting()
 """
 
 WAITS = {
-    "asyncio": """
-async def main():
-    task = asyncio.ensure_future(region.write_lock().acquire())
-    await asyncio.sleep(0.05)
-asyncio.run(main())
-""",
-    "uvloop": """
-import uvloop
-async def main():
-    task = asyncio.ensure_future(region.write_lock().acquire())
-    await asyncio.sleep(0.05)
-uvloop.run(main())
-""",
+    "asyncio": "asyncio.run(main())",
+    "uvloop": "import uvloop; uvloop.run(main())",
     "trio": """
 import trio
 async def main():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(region.write_lock().acquire)
-        await trio.sleep(0.05)
+        await until_it_waits(trio.sleep)
+        exiting()
         nursery.cancel_scope.cancel()
 trio.run(main)
 """,
@@ -43,42 +41,97 @@ trio.run(main)
 loop = asyncio.new_event_loop()
 task = loop.create_task(region.write_lock().acquire())
 task._log_destroy_pending = False
-loop.run_until_complete(asyncio.sleep(0.05))
+loop.run_until_complete(until_it_waits())
+exiting()
+""",
+    "a dropped loop's region that is closed": """
+loop = asyncio.new_event_loop()
+task = loop.create_task(region.write_lock().acquire())
+task._log_destroy_pending = False
+loop.run_until_complete(until_it_waits())
+exiting()
+region.close()
 """,
     "sys.exit in a task": """
-async def main():
-    task = asyncio.ensure_future(region.write_lock().acquire())
-    await asyncio.sleep(0.05)
+async def leave():
+    await main()
     sys.exit(0)
-asyncio.run(main())
+asyncio.run(leave())
+""",
+    "an error in a task": """
+async def fail():
+    await main()
+    raise RuntimeError
+try:
+    asyncio.run(fail())
+except RuntimeError:
+    pass
 """,
     "a daemon thread": """
 import threading
 threading.Thread(target=region.write_lock().acquire_blocking, daemon=True).start()
-time.sleep(0.05)
+asyncio.run(until_it_waits())
+exiting()
+""",
+    "many daemon threads": """
+import threading
+for _ in range(12):
+    threading.Thread(target=region.write_lock().acquire_blocking, daemon=True).start()
+asyncio.run(until_it_waits())
+exiting()
 """,
     "a loop in a daemon thread": """
 import threading
 threading.Thread(target=asyncio.run, args=[region.write_lock().acquire()], daemon=True).start()
-time.sleep(0.05)
+asyncio.run(until_it_waits())
+exiting()
+""",
+    "a thread that is closed": """
+import threading
+from shm_async import RegionClosedError
+def wait():
+    try:
+        region.write_lock().acquire_blocking()
+    except RegionClosedError:
+        pass
+threading.Thread(target=wait).start()
+asyncio.run(until_it_waits())
+exiting()
+region.close()
 """,
     "os._exit": """
-async def main():
-    task = asyncio.ensure_future(region.write_lock().acquire())
-    await asyncio.sleep(0.05)
+async def leave():
+    await main()
     os._exit(0)
-asyncio.run(main())
+asyncio.run(leave())
 """,
 }
 
+#: Seconds. What goes wrong here lasts one (a waiting thread that cannot be stopped) or for ever.
+AT_ONCE = 0.5
 
+#: The machine may be busy with something else, which makes it slower, but never faster.
+TRIES = 5
+
+
+@pytest.mark.parametrize("choice", ["", "off"], ids=["signal", "polling"])
 @pytest.mark.parametrize("wait", WAITS)
-def test_exit_with_a_waiter_blocked(region: Region, rival: Rival, run_python, wait: str):
+def test_exit_with_a_waiter_blocked(
+    region: Region,
+    rival: Rival,
+    run_python,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: str,
+    choice: str,
+):
+    monkeypatch.setenv("SHM_ASYNC_SIGNAL", choice)
     rival.do("exclusive")
-    start = time.monotonic()
-    done = run_python(BEGIN + WAITS[wait])
-    assert time.monotonic() - start < 10  # not for ever; how fast is measured elsewhere
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    seconds = []
+    while not seconds or (min(seconds) >= AT_ONCE and len(seconds) < TRIES):
+        done = run_python(BEGIN + WAITS[wait])
+        assert (done.returncode, done.stderr) == (0, "")
+        seconds.append(time.monotonic() - float(done.stdout))
+    assert min(seconds) < AT_ONCE, seconds
 
 
 def test_exit_while_holding_frees_the_lock(region: Region, rival: Rival, run_python):
@@ -93,31 +146,3 @@ asyncio.run(main())
 """
     run_python(program)
     assert rival.do("try-exclusive") == "done"
-
-
-def test_ctrl_c_ends_a_program_whose_tasks_wait(region: Region):
-    program = """
-import asyncio, sys
-from shm_async import Region
-region = Region.attach(sys.argv[1])
-async def main():
-    print("ready", flush=True)
-    async with region.write_lock():
-        pass
-asyncio.run(main())
-"""
-    with region.write_lock():
-        child = subprocess.Popen(
-            [sys.executable, "-c", program, region.name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert child.stdout is not None
-        assert child.stderr is not None
-        child.stdout.readline()
-        time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=10)
-        assert child.returncode in (1, -signal.SIGINT)
-        assert "KeyboardInterrupt" in errors

@@ -1,31 +1,60 @@
 """Fork and exec: a child holds nothing, and its parent's locks are out of its reach."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import anyio
 import pytest
-from conftest import Rival, our_descriptors
+from conftest import (
+    Rival,
+    blocked_in_flock,
+    our_descriptors,
+    our_threads,
+    path_of_tests,
+    wait_until,
+)
+from patient import BACKENDS, HOWS, lock, wait
 
-from shm_async import Region, WouldBlockError
+from shm_async import Hold, Region, WouldBlockError
 
 
-def in_child(work: Callable[[], object], *, fork: Callable[[], int] = os.fork) -> None:
-    """Run `work` in a forked child and demand that it returns."""
+@pytest.fixture(params=["managed", "raw", "system-v"])
+def region(request: pytest.FixtureRequest, name: str) -> Iterator[Region]:
+    """A region of eight uint64, of each kind that locks or marks in its own way."""
+    keyed = request.param == "system-v"
+    layout = "raw" if request.param == "raw" else "managed"
+    with Region.create(None if keyed else name, 8, dtype="uint64", layout=layout) as region:
+        yield region
+        if keyed:
+            region.unlink()
+
+
+@pytest.fixture
+def rival(region: Region) -> Iterator[Rival]:
+    rival = Rival(region.name if region.key is None else f"shm_async.sysv.{region.key:08x}")
+    yield rival
+    rival.close()
+
+
+def start_child(work: Callable[[], object], *, fork: Callable[[], int] = os.fork) -> int:
+    """Run `work` in a forked child, which ends with status 0 if it returns: its pid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: this process has threads
         pid = fork()
     if pid == 0:
         status = 1
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # it is the test's own time limit's
             signal.alarm(20)
             work()
             status = 0
@@ -33,7 +62,16 @@ def in_child(work: Callable[[], object], *, fork: Callable[[], int] = os.fork) -
             traceback.print_exc()
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return pid
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_child(work: Callable[[], object], *, fork: Callable[[], int] = os.fork) -> None:
+    """Run `work` in a forked child and demand that it returns."""
+    assert status_of(start_child(work, fork=fork)) == 0
 
 
 def c_level_fork() -> int:
@@ -44,6 +82,49 @@ def c_level_fork() -> int:
 @pytest.fixture(params=[os.fork, c_level_fork], ids=["os.fork", "C fork"])
 def fork(request: pytest.FixtureRequest):
     return request.param
+
+
+@pytest.fixture(params=HOWS)
+def how(request: pytest.FixtureRequest) -> str:
+    """A way to take a lock: `with`, or `async with` in one of the loops."""
+    return request.param
+
+
+def run(how: str, main: Callable[[], object]) -> None:
+    backend, options = BACKENDS[how]
+    anyio.run(main, backend=backend, backend_options=options)
+
+
+def hold(region: Region, how: str, kind: str, inside: Callable[[Hold], None]) -> None:
+    """Call `inside` with the hold while it is held."""
+    held = lock(region, kind)
+
+    async def main() -> None:
+        async with held:
+            inside(held)
+
+    if how == "with":
+        with held:
+            inside(held)
+    else:
+        run(how, main)
+
+
+def aside(work: Callable[[], object]) -> None:
+    """Run `work` in a thread of its own: one that is in no event loop."""
+    errors = []
+
+    def run_it() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run_it)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def try_both_ways(region: Region) -> list[bool]:
@@ -78,6 +159,121 @@ def test_a_child_does_not_hold_its_parents_lock(region: Region, rival: Rival, fo
 
 def check(condition: bool) -> None:
     assert condition
+
+
+@pytest.mark.parametrize("kind", ["read", "write"])
+def test_nothing_that_a_child_does_reaches_its_parents_hold(
+    region: Region, rival: Rival, fork, how: str, kind: str
+):
+    def inside(held: Hold) -> None:
+        def release() -> None:
+            with contextlib.suppress(RuntimeError):  # it may be told that it holds nothing
+                held.release()
+
+        def convert() -> None:
+            with contextlib.suppress(RuntimeError, WouldBlockError):
+                held.downgrade() if kind == "write" else held.upgrade_nowait()
+
+        def crash() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        deeds = {
+            int: 0,  # nothing: it just ends
+            release: 0,
+            convert: 0,
+            region.close: 0,
+            lambda: aside(lambda: try_both_ways(region)): 0,
+            crash: -signal.SIGKILL,
+        }
+        for deed, status in deeds.items():
+            generation = region.generation
+            assert status_of(start_child(deed, fork=fork)) == status, deed
+            assert rival.do("try-exclusive") == "busy", deed
+            if kind == "write":
+                assert rival.do("try-shared") == "busy", deed
+            assert region.generation == generation, deed
+
+    hold(region, how, kind, inside)
+    assert rival.do("try-exclusive") == "done"
+
+
+def give_up_every_way(region: Region) -> None:
+    for how in HOWS:
+        aside(lambda how=how: check(wait(region, how, 0.01) == "gave up"))
+
+
+def add_every_way(region: Region) -> None:
+    """Wait for the lock, one way after the other, and count."""
+
+    def add(held: Hold) -> None:
+        held.view[0] += 1
+
+    for how in HOWS:
+        aside(lambda how=how: hold(region, how, "write", add))
+
+
+def child_that_waits(region: Region, fork: Callable[[], int]) -> int:
+    """A child that has given up every way, and now adds every way, once it is granted: its pid."""
+
+    def work() -> None:
+        assert our_threads() == set()
+        give_up_every_way(region)
+        os.write(to_parent, b"x")
+        add_every_way(region)
+
+    from_child, to_parent = os.pipe()
+    pid = start_child(work, fork=fork)
+    os.close(to_parent)
+    assert os.read(from_child, 1) == b"x"
+    os.close(from_child)
+    return pid
+
+
+def test_a_child_waits_with_means_of_its_own_until_its_parent_lets_go(
+    region: Region, rival: Rival, fork, how: str
+):
+    """The parent has a waiting thread, as it had to wait; the child must make another."""
+    children = []
+
+    def unlock() -> None:
+        wait_until(lambda: blocked_in_flock(os.getpid()))
+        rival.do("unlock")
+
+    def inside(_held: Hold) -> None:
+        helper.join()  # Python cannot bear a fork in C beside another thread of its own
+        children.append(child_that_waits(region, fork))
+        wait_until(lambda: blocked_in_flock(children[0]))
+
+    rival.do("exclusive")
+    helper = threading.Thread(target=unlock)
+    helper.start()
+    hold(region, how, "write", inside)
+    assert status_of(children[0]) == 0
+    assert region.buffer[0] == len(HOWS)
+
+
+def test_a_fork_while_another_thread_holds_is_fine_in_both(region: Region, rival: Rival, how: str):
+    def inside(_held: Hold) -> None:
+        aside(lambda: in_child(lambda: give_up_every_way(region)))
+        aside(lambda: in_child(region.close))
+        assert rival.do("try-shared") == "busy"
+
+    hold(region, how, "write", inside)
+    assert rival.do("try-exclusive") == "done"
+
+
+def test_a_fork_while_another_thread_waits_is_fine_in_both(region: Region, rival: Rival, how: str):
+    outcome: list[str] = []
+    rival.do("exclusive")
+    waiter = threading.Thread(target=lambda: outcome.append(wait(region, how)))
+    waiter.start()
+    wait_until(lambda: blocked_in_flock(os.getpid()))
+    child = child_that_waits(region, os.fork)
+    assert outcome == []
+    rival.do("unlock")
+    waiter.join(10)
+    assert (outcome, status_of(child)) == (["granted"], 0)
+    assert region.buffer[0] == len(HOWS)
 
 
 def test_a_child_that_leaves_the_block_releases_nothing(region: Region, rival: Rival, fork):
@@ -159,25 +355,28 @@ def test_parent_and_child_exclude_each_other(region: Region):
 
 
 ORPHAN = """
-import os, sys, time
+import ast, os, signal, sys
+from patient import lock
 from shm_async import Region
-region = Region.attach(sys.argv[1])
-hold = region.write_lock()
-hold.acquire_blocking()
-if os.fork() == 0:
-    os.close(1)
-    time.sleep(30)
-print("forked", flush=True)
-time.sleep(30)
+from test_fork import hold
+region = Region.attach(ast.literal_eval(sys.argv[1]))
+def inside(_held):
+    if os.fork() == 0:
+        os.close(1)
+        signal.pause()
+    print("forked", flush=True)
+    signal.pause()
+hold(region, sys.argv[2], "write", inside)
 """
 
 
-def test_a_child_does_not_keep_its_dead_parents_lock(region: Region):
+def test_a_child_does_not_keep_its_dead_parents_lock(region: Region, how: str):
     parent = subprocess.Popen(
-        [sys.executable, "-c", ORPHAN, region.name],
+        [sys.executable, "-c", ORPHAN, repr(region.key or region.name), how],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env={**os.environ, "PYTHONPATH": path_of_tests()},
     )
     assert parent.stdout is not None
     assert parent.stdout.readline() == "forked\n"
@@ -199,7 +398,8 @@ async def test_a_fork_while_a_task_waits_is_fine_in_both(region: Region, rival: 
     rival.do("exclusive")
     async with anyio.create_task_group() as group:
         group.start_soon(wait)
-        await anyio.sleep(0.02)
+        while not blocked_in_flock(os.getpid()):
+            await anyio.sleep(0.001)
         before = eventfds()
         in_child(lambda: check((eventfds(), waiting(region)) == (before - 1, 0)))
         rival.do("unlock")
@@ -245,6 +445,7 @@ def test_exec_keeps_nothing_open(region: Region, rival: Rival):
     assert rival.do("try-exclusive") == "done"
 
 
+@pytest.mark.parametrize("region", ["managed"], indirect=True)
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_multiprocessing_children_attach_by_name(region: Region, run_python, method: str):
     program = """
@@ -265,5 +466,10 @@ if __name__ == "__main__":
     with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
         file.write(program)
         file.flush()
-        subprocess.run([sys.executable, file.name, region.name, method], check=True, timeout=30)
+        subprocess.run(
+            [sys.executable, file.name, region.name, method],
+            check=True,
+            timeout=30,
+            env={**os.environ, "PYTHONPATH": path_of_tests()},
+        )
     assert region.buffer[0] == 300

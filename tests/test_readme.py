@@ -37,6 +37,7 @@ def test_the_readmes_code_does_what_it_says():
         "[]",
         "['readme-left']",
         "[0, 0, 0, 9]",
+        "5 in both",
         "1 0 0.0",
         "True write False",
         "()",

@@ -358,7 +358,13 @@ def test_releasing_the_buffer_property_harms_nobody(region: Region):
 
 
 def test_regions_are_not_copied_by_accident(region: Region):
-    for each in (region, region.read_lock()):
+    for duplicate in (copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"cannot be copied: attach to it by name"):
+            duplicate(region)
+
+
+def test_holds_and_transactions_are_neither_copied_nor_pickled(region: Region):
+    for each in (region.read_lock(), region.write_lock(), region.transaction()):
         for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="cannot be copied or pickled"):
                 duplicate(each)

@@ -462,26 +462,66 @@ static int32_t wait_until(shma_lock *lock, int32_t mode, int64_t timeout)
     return code;
 }
 
-int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout)
+/* Wait, with the signal that interrupts us let through: the thread may block them all. */
+static int32_t wait_for_signal(shma_lock *lock, int32_t mode, int64_t timeout, int32_t number)
 {
-    int32_t mode = exclusive ? LOCK_EX : LOCK_SH;
-    int32_t number = shma_interrupt_signal();
     int32_t code;
     sigset_t ours, before;
 
-    if (lock->fd < 0)
-        return -EBADF;
-    if (number < 0)
-        return number;
     (void)sigemptyset(&ours);
     (void)sigaddset(&ours, number);
-    code = -pthread_sigmask(SIG_UNBLOCK, &ours, &before); /* the thread may block them all */
+    code = -pthread_sigmask(SIG_UNBLOCK, &ours, &before);
     if (code < 0)
         return code;
     if (!lock->at_gate && timeout > SHMA_GATE_PATIENCE_NS)
         timeout = SHMA_GATE_PATIENCE_NS;
     code = wait_until(lock, mode, timeout);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return code;
+}
+
+/* Sleep until the next look, or the end in `left` ns. -1: a signal of somebody's came. */
+static int pause_for(const shma_poll *poll, int64_t left)
+{
+    int64_t pause = poll->pause < left ? poll->pause : left; /* less than a second */
+    const struct timespec time = {.tv_nsec = (long)pause};
+
+    return nanosleep(&time, NULL);
+}
+
+/*
+ * The same without a signal. -EINTR, as there: `timeout` is over, or somebody's signal ended
+ * a pause. One that came between two pauses is noticed when `timeout` is over.
+ */
+static int32_t wait_polling(shma_lock *lock, int32_t mode, int64_t timeout)
+{
+    shma_poll poll = {0};
+    int64_t end = now() + timeout, left;
+    int32_t code;
+
+    do {
+        left = end - now();
+        if (left <= 0)
+            poll.queued = SHMA_GATE_PATIENCE_NS; /* the last look passes a sleeper, too */
+        code = shma_gate_poll(lock, mode, &poll);
+    } while (code == -EWOULDBLOCK && left > 0 && pause_for(&poll, left) == 0);
+    if (code == 0)
+        shma_gate_leave(lock);
+    return code == -EWOULDBLOCK ? -EINTR : code;
+}
+
+int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout)
+{
+    int32_t mode = exclusive ? LOCK_EX : LOCK_SH;
+    int32_t number = shma_interrupt_signal();
+    int32_t code;
+
+    if (lock->fd < 0)
+        return -EBADF;
+    if (number < 0)
+        return number;
+    code = number == SHMA_INTERRUPT_OFF ? wait_polling(lock, mode, timeout)
+                                        : wait_for_signal(lock, mode, timeout, number);
     if (code == 0)
         code = shma_lock_granted(lock, mode);
     if (code < 0)

@@ -85,6 +85,37 @@ static int32_t pass_a_sleeper(const shma_lock *lock, int32_t mode)
     return 0;
 }
 
+static void look_later(shma_poll *poll)
+{
+    poll->pause = poll->pause ? 2 * poll->pause : SHMA_POLL_FIRST_NS;
+    if (poll->pause > SHMA_POLL_LAST_NS)
+        poll->pause = SHMA_POLL_LAST_NS;
+    poll->queued += poll->pause;
+}
+
+/* One look, from the place at the gate or for it, or for one who is asleep there. */
+static int32_t look(shma_lock *lock, int32_t mode, shma_poll *poll)
+{
+    int32_t code = lock->at_gate ? 0 : shma_gate_enter(lock, 0);
+
+    if (code == 0)
+        return flock(lock->fd, mode | LOCK_NB) < 0 ? -errno : 0;
+    if (code != -EWOULDBLOCK || poll->queued < SHMA_GATE_PATIENCE_NS)
+        return code;
+    poll->queued = 0;
+    code = pass_a_sleeper(lock, mode);
+    return code == -EINTR ? -EWOULDBLOCK : code;
+}
+
+int32_t shma_gate_poll(shma_lock *lock, int32_t mode, shma_poll *poll)
+{
+    int32_t code = look(lock, mode, poll);
+
+    if (code == -EWOULDBLOCK)
+        look_later(poll);
+    return code;
+}
+
 int32_t shma_gate_wait(shma_lock *lock, int32_t mode)
 {
     if (!lock->at_gate) {

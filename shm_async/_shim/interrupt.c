@@ -13,9 +13,10 @@
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
 
-/* Process-wide, as signals are. Written once, under `claim_once`. */
+/* Process-wide, as signals are. `claimed` is written once, under `claim_once`. */
 static pthread_once_t claim_once = PTHREAD_ONCE_INIT;
 static int32_t claimed = -ENOSYS;
+static int32_t chosen = SHMA_INTERRUPT_ANY; /* written before anybody waits */
 
 static void interrupted(int number)
 {
@@ -38,15 +39,23 @@ static int is_free(int number)
            now.sa_handler == SIG_DFL;
 }
 
+/* Make it ours if nobody handles it: what is another's is left to him. */
+static int32_t take(int number)
+{
+    return is_free(number) && install(number) == 0 ? number : -ENOSYS;
+}
+
 static void claim(void)
 {
-    for (int number = SIGRTMAX - 1; number >= SIGRTMIN; number--) {
-        if (is_free(number) && install(number) == 0) {
-            claimed = number;
-            return;
-        }
+    if (chosen != SHMA_INTERRUPT_ANY) {
+        claimed = chosen == SHMA_INTERRUPT_OFF ? SHMA_INTERRUPT_OFF : take(chosen);
+        return;
     }
+    for (int number = SIGRTMAX - 1; number >= SIGRTMIN && claimed < 0; number--)
+        claimed = take(number);
 }
+
+void shma_interrupt_choose(int32_t number) { chosen = number; }
 
 int32_t shma_interrupt_signal(void)
 {

@@ -49,6 +49,25 @@ int32_t shma_gate_wait(shma_lock *lock, int32_t mode);
 enum { SHMA_GATE_PATIENCE_NS = 20000000 };
 
 /*
+ * Polling, for a process that may have no signal to interrupt a blocked flock with: look
+ * at once, after FIRST, and then twice as late each time, up to LAST. A short hold is over
+ * soon after a look; LAST is how late one learns of the end of a long hold, at 200 looks
+ * a second. Zeroed, it begins.
+ */
+enum { SHMA_POLL_FIRST_NS = 50000, SHMA_POLL_LAST_NS = 5000000 };
+
+typedef struct {
+    int64_t pause;            /* until the next look, ns */
+    int64_t queued;           /* since a sleeper at the gate was looked for, ns; about */
+} shma_poll;
+
+/*
+ * Look once for the flock, through the gate. 0: granted; leave the gate. -EWOULDBLOCK: look
+ * again after `pause`; the place at the gate is kept. Never waits.
+ */
+int32_t shma_gate_poll(shma_lock *lock, int32_t mode, shma_poll *poll);
+
+/*
  * The registry's mutex is held across every fork, and around the birth and the
  * death of every descriptor that a child must not keep.
  */

@@ -219,7 +219,8 @@ int32_t shma_lock_try_nested(shma_lock *lock);
  * Wait for the lock in the calling thread, through the gate, and begin to write if
  * it is the exclusive one; `manner` is for that. Errors as above, and -EINTR: a signal came, or `timeout` nanoseconds (at
  * least 1) are over, or it was time to look for a sleeper at the gate; the caller
- * looks at its clock and its signal handlers, and calls again or gives up.
+ * looks at its clock and its signal handlers, and calls again or gives up. With the
+ * interrupting signal off it polls.
  */
 int32_t shma_lock_wait(shma_lock *lock, int32_t exclusive, int32_t manner, int64_t timeout);
 
@@ -348,7 +349,12 @@ int64_t shma_watch_look(shma_lock *lock, int64_t since, int32_t leave_word);
 /* ---- interrupt ------------------------------------------------------------ */
 
 /*
- * The real-time signal that interrupts a blocked flock; claimed on the first
- * call: the first from SIGRTMAX-1 down that nobody handles. -ENOSYS: none left.
+ * Which signal is to interrupt a blocked flock: a number, or ANY for the first from
+ * SIGRTMAX-1 down that nobody handles, or OFF for none: waits then poll. To be called
+ * before the first wait, after which it changes nothing.
  */
+enum { SHMA_INTERRUPT_ANY = -1, SHMA_INTERRUPT_OFF = 0 };
+void shma_interrupt_choose(int32_t number);
+
+/* That signal, claimed on the first call, or OFF. -ENOSYS: somebody handles it, or all of them. */
 int32_t shma_interrupt_signal(void);

@@ -25,7 +25,8 @@ enum thread { NONE, RUNNING, LEFT };
 struct shma_waiter {
     shma_lock *lock;         /* its descriptor is never closed while a thread runs */
     int32_t event_fd;
-    pthread_cond_t changed;  /* signalled on ASKED, quit and LEFT */
+    pthread_cond_t changed;  /* signalled on ASKED, quit and LEFT; polling, on cancel */
+    bool polls;              /* the interrupting signal is off: there is no timer */
     pthread_mutex_t mutex;   /* guards all that follows */
     enum state state;
     enum thread thread_state; /* LEFT: on its way out, join it */
@@ -44,19 +45,21 @@ struct shma_waiter {
  */
 enum { LINGER_MS = 100, COLLECT_MS = 1000, QUIT_PATIENCE_MS = 1000, STACK_BYTES = 256 * 1024 };
 
-static struct timespec from_now(long milliseconds)
+static struct timespec ns_from_now(int64_t nanoseconds)
 {
     struct timespec when;
 
     (void)clock_gettime(CLOCK_MONOTONIC, &when);
-    when.tv_sec += milliseconds / 1000;
-    when.tv_nsec += milliseconds % 1000 * 1000000;
+    when.tv_sec += nanoseconds / 1000000000;
+    when.tv_nsec += nanoseconds % 1000000000;
     if (when.tv_nsec >= 1000000000) {
         when.tv_sec++;
         when.tv_nsec -= 1000000000;
     }
     return when;
 }
+
+static struct timespec from_now(int64_t milliseconds) { return ns_from_now(milliseconds * 1000000); }
 
 /* ---- the waiting thread ------------------------------------------------------ */
 
@@ -83,7 +86,7 @@ static int32_t approach(shma_waiter *waiter)
 }
 
 /* Block until the request is granted, called off or refused. The mutex is held. */
-static int32_t serve(shma_waiter *waiter)
+static int32_t block(shma_waiter *waiter)
 {
     int32_t code = 0;
 
@@ -102,6 +105,28 @@ static int32_t serve(shma_waiter *waiter)
         else if (code != -EINTR)
             break;
     }
+    return code;
+}
+
+/* The same without a signal: the pauses between two looks end when the request is called off. */
+static int32_t keep_looking(shma_waiter *waiter)
+{
+    shma_poll poll = {0};
+    int32_t code = 0;
+
+    while (!waiter->cancelled &&
+           (code = shma_gate_poll(waiter->lock, waiter->mode, &poll)) == -EWOULDBLOCK) {
+        struct timespec next = ns_from_now(poll.pause);
+
+        (void)pthread_cond_timedwait(&waiter->changed, &waiter->mutex, &next);
+    }
+    return code;
+}
+
+static int32_t serve(shma_waiter *waiter)
+{
+    int32_t code = waiter->polls ? keep_looking(waiter) : block(waiter);
+
     shma_gate_leave(waiter->lock);
     return waiter->cancelled ? -ECANCELED : code;
 }
@@ -165,7 +190,7 @@ static void *thread_main(void *argument)
 
     (void)pthread_setname_np(pthread_self(), "shm_async"); /* for top, ps and gdb */
     (void)pthread_mutex_lock(&waiter->mutex);
-    code = shma_interrupt_timer_new(&waiter->timer);
+    code = waiter->polls ? 0 : shma_interrupt_timer_new(&waiter->timer);
     if (code < 0) {
         report(waiter, code); /* who cannot be interrupted must not block */
     } else {
@@ -173,7 +198,8 @@ static void *thread_main(void *argument)
             waiter->state = BLOCKED;
             report(waiter, serve(waiter));
         }
-        (void)timer_delete(waiter->timer);
+        if (!waiter->polls)
+            (void)timer_delete(waiter->timer);
     }
     waiter->thread_state = LEFT;
     (void)pthread_cond_broadcast(&waiter->changed);
@@ -193,8 +219,10 @@ static int32_t spawn(shma_waiter *waiter)
 
     if (number < 0)
         return number;
+    waiter->polls = number == SHMA_INTERRUPT_OFF;
     (void)sigfillset(&others);
-    (void)sigdelset(&others, number);
+    if (!waiter->polls)
+        (void)sigdelset(&others, number);
     code = pthread_attr_init(&attributes);
     if (code)
         return -code;
@@ -286,8 +314,10 @@ void shma_waiter_forget(shma_lock *lock)
 static void interrupt(shma_waiter *waiter)
 {
     waiter->cancelled = true;
-    if (waiter->state == BLOCKED)
+    if (waiter->state == BLOCKED && !waiter->polls)
         (void)arm(waiter, 1);
+    else if (waiter->state == BLOCKED)
+        (void)pthread_cond_broadcast(&waiter->changed);
 }
 
 int32_t shma_waiter_free(shma_lock *lock)

@@ -2,7 +2,7 @@
  * The waiting thread without Python, for a thread checker: requests, grants,
  * cancels at random moments and forks, while a rival takes and releases the lock.
  * Ends with status 0 if every request ended as it must and nobody else was ever
- * inside with us.
+ * inside with us. With an argument, whatever it is, no signal interrupts: waits poll.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -165,7 +165,7 @@ static void look_while_another_thread_has_it(int fd)
     close_lock(lock);
 }
 
-int main(void)
+int main(int count, char **arguments)
 {
     int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     int granted = 0, called_off = 0, event_fd;
@@ -173,6 +173,9 @@ int main(void)
     pthread_t thread;
     shma_lock *lock;
 
+    (void)arguments;
+    if (count > 1)
+        shma_interrupt_choose(SHMA_INTERRUPT_OFF);
     demand(fd >= 0 && ftruncate(fd, SIZE) == 0, "make an object", -errno);
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     lock = open_lock(fd);
