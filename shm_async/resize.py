@@ -50,7 +50,8 @@ class Resizable(Watches):
         and views made from it, are stale from then on.
 
         Blocks the thread: for the lock, while the kernel reserves the memory, and for a memcpy. A
-        process that is killed while it resizes leaves the region as it was, or resized.
+        process that is killed while it resizes leaves the region as it was, or resized. Who
+        waits for the lock meanwhile loses its place, so do not resize without pause.
 
         Args:
             length: elements.

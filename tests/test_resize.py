@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 
 import anyio
@@ -372,13 +373,15 @@ def test_a_forked_child_goes_over_by_itself(region: Region, other: Region):
 
 def test_a_newcomer_meets_the_old_one_or_the_new_one_and_nothing_else(name: str, run_python):
     program = """
-import os, sys
+import os, sys, time
 from shm_async import Region, prune
 name = sys.argv[1]
 region = Region.create(name, 4, follow=True)
 if (pid := os.fork()) == 0:
     while True:
-        for length in (5000, 4): region.resize(length)
+        for length in (5000, 4):
+            region.resize(length)
+            time.sleep(0.001)  # without a pause it may keep the others out
 lengths = []
 try:
     while set(lengths) != {4, 5000} or len(lengths) < 300:
@@ -633,6 +636,7 @@ def test_no_count_is_lost_while_loops_and_threads_of_one_region_go_over(region: 
         while any(user.is_alive() for user in users):
             length = 9 if length == 8 else 8
             (other, shared)[length % 2].resize(length)
+            time.sleep(0.0005)  # without a pause it may keep the others out
         for user in users:
             user.join()
         assert counts == [turns] * 4
