@@ -30,7 +30,6 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
-from typing import TypeAlias
 
 from ._native import (
     BUSY,
@@ -54,7 +53,7 @@ from ._native import (
     waiter_finish,
     waiter_start,
 )
-from .filelock import FORKED, LockCloser, Opener, closed, failure, report_slow
+from .filelock import FORKED, Ending, LockCloser, Opener, closed, failure, report_slow
 from .loops import NO_TASK, Loop, Task, Waiter
 from .statistics import Tally
 
@@ -74,9 +73,6 @@ EXCLUSIVE = 2  # of lock_mode
 
 #: try_upgrade: another process reads, too, and the kernel has taken our lock away.
 LOST = 1
-
-#: Makes the exception for who comes too late, of the region's name.
-Ending: TypeAlias = Callable[[str], Exception]
 
 #: In `writer` while there is none.
 NOBODY: Task = None

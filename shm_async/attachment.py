@@ -168,7 +168,10 @@ def replace(old: Attachment, shape: tuple[int, ...], terms: Terms) -> Attachment
     def prepare(made: Segment) -> Mapping:
         mapping = _map(made, plan, terms)
         kept = min(old.plan.nbytes, plan.nbytes)
-        mapping.memory[:kept] = old.mapping.view(kept)
+        if plan.sparse:  # a store could be SIGBUS, and would fill its holes
+            segment.copy_sparsely(old.segment, made, kept)
+        else:
+            mapping.memory[:kept] = old.mapping.view(kept)
         return mapping
 
     def about_to_rename() -> None:

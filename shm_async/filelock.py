@@ -9,6 +9,8 @@ processes and with programs that know nothing of this package.
 import errno
 import logging
 import sys
+from collections.abc import Callable
+from typing import TypeAlias
 
 from . import _native
 from ._native import BUSY, DIED, FORKED, REPLACED, SHRUNK, UNLINKED, LockCloser, LockHandle
@@ -22,6 +24,7 @@ from .statistics import Ledger
 __all__ = [
     "BUSY",
     "FORKED",
+    "Ending",
     "LockCloser",
     "LockHandle",
     "Opener",
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 EXCLUSIVE = 2  # LOCK_EX
+
+#: Makes the exception for who comes too late, of the region's name: `closed` or `replaced`.
+Ending: TypeAlias = Callable[[str], Exception]
 
 logger = logging.getLogger(__package__)
 

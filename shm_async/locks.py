@@ -7,9 +7,9 @@ from sys import getrefcount
 from threading import get_ident
 from typing import Protocol, TypeAlias
 
-from .asynclock import Cohort, Ending
+from .asynclock import Cohort
 from .errors import OwnerDiedError, RegionClosedError, RegionReplacedError
-from .filelock import Opener, closed
+from .filelock import Ending, Opener, closed
 from .guards import ReadHold, WriteHold
 from .hold import Hold
 from .loops import NO_TASK, Loop, Task, adapt, current_loop
@@ -274,7 +274,7 @@ class Locks:
             pool = self._pool
             try:
                 return pool.take()
-            except RegionClosedError:
+            except (RegionClosedError, RegionReplacedError):
                 if self._pool is pool:
                     raise  # else the region went over to what has replaced it
 
@@ -332,7 +332,7 @@ def close_locks(pool: Pool, cohorts: dict[object, Cohort], why: Ending) -> None:
     """Close what nobody holds now, and the rest when it is released."""
     for cohort in cohorts.values():
         close_in_its_thread(cohort, why)
-    pool.close()
+    pool.close(why)
 
 
 def close_in_its_thread(guest: InLoop, why: Ending) -> None:

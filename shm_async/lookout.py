@@ -26,8 +26,7 @@ from ._native import (
     watch_look,
     watch_remove,
 )
-from .asynclock import Ending
-from .filelock import Opener, closed, failure
+from .filelock import Ending, Opener, closed, failure
 from .loops import NO_TASK, Loop, Waiter, adapt
 from .segment import FD_DIR
 

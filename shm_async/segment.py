@@ -26,6 +26,7 @@ FD_DIR = "/proc/self/fd"
 NAME_MAX = 255  # bytes
 COMPANION = "shm_async.sysv."  # begins the names of the objects that sysv.py keeps its locks on
 SUCCESSOR = "shm_async.resize."  # begins the names of those that are about to replace another
+CHUNK = 1 << 20  # bytes that are copied at once
 OFF_MAX = 2**63 - 1  # bytes: what the kernel's off_t can say
 
 #: How often a name is looked up: each failure means that it was removed or replaced meanwhile.
@@ -424,6 +425,40 @@ def replace(
         made[0].close()
         raise
     return made
+
+
+def copy_sparsely(source: Segment, target: Segment, size: int) -> None:
+    """Copy the first `size` bytes, and leave holes as they are.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    end = 0
+    with suppress(_OnlyHolesError):
+        while end < size:
+            start = _seek(source.fd, end, os.SEEK_DATA)
+            end = min(size, _seek(source.fd, start, os.SEEK_HOLE))
+            _copy(source, target, start, end)
+
+
+class _OnlyHolesError(Exception):
+    """Raised by `_seek` when only holes follow."""
+
+
+def _seek(fd: int, offset: int, whence: int) -> int:
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as error:
+        raise _OnlyHolesError if error.errno == errno.ENXIO else error from None
+
+
+def _copy(source: Segment, target: Segment, start: int, end: int) -> None:
+    while start < end:
+        data = os.pread(source.fd, min(end - start, CHUNK), start)
+        try:
+            start += os.pwrite(target.fd, data, start)
+        except OSError as error:
+            raise _no_room(source.name, end) if error.errno == errno.ENOSPC else error from None
 
 
 # ---- attach ------------------------------------------------------------------

@@ -22,7 +22,17 @@ from ._native import (
     lock_wait,
 )
 from .errors import LockTimeoutError
-from .filelock import BUSY, FORKED, LockCloser, LockHandle, Opener, closed, failure, report_slow
+from .filelock import (
+    BUSY,
+    FORKED,
+    Ending,
+    LockCloser,
+    LockHandle,
+    Opener,
+    closed,
+    failure,
+    report_slow,
+)
 
 #: Nanoseconds after which a blocked thread returns to Python to look around: a signal
 #: that came just before the system call, or a close, is noticed this late at the most.
@@ -120,7 +130,7 @@ class Seat:
         code = BUSY
         while code in (BUSY, INTERRUPTED):
             if pool.opener is None:
-                raise closed(pool.name)
+                raise pool.ending(pool.name)
             patience = TICK
             if deadline is not None:
                 patience = min(TICK, deadline - time.monotonic_ns())
@@ -139,10 +149,11 @@ class Seat:
 class Pool:
     """The seats of one region: those in use, and those that are free."""
 
-    __slots__ = ("free", "name", "opener", "seats")
+    __slots__ = ("ending", "free", "name", "opener", "seats")
 
     def __init__(self, opener: Opener) -> None:
         self.opener: Opener | None = opener  # None once closed
+        self.ending: Ending = closed  # what those are told then who wait or come
         self.name = opener.mapping.name
         self.free: list[Seat] = []  # append and pop are atomic: any thread may, without a lock
         self.seats: list[Seat] = []  # all that have an OFD
@@ -155,12 +166,12 @@ class Pool:
             pass
         opener = self.opener
         if opener is None:
-            raise closed(self.name)
+            raise self.ending(self.name)
         try:
             seat = Seat(opener, self)
         except OSError:
             if self.opener is None:  # closed meanwhile: there was nothing left to open it from
-                raise closed(self.name) from None
+                raise self.ending(self.name) from None
             raise
         self.seats.append(seat)
         # counted after the fact, as other threads do the same; or closed meanwhile by one
@@ -188,8 +199,9 @@ class Pool:
         """Whether the calling thread shares the lock through one of the seats, but that one."""
         return any(lock_mode_here(seat.handle) == 1 for seat in list(self.seats) if seat is not but)
 
-    def close(self) -> None:
+    def close(self, why: Ending) -> None:
         """Close what is free; what is in use follows when it is given back."""
+        self.ending = why
         self.opener = None
         for seat in list(self.seats):
             seat.extra = True

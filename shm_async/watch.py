@@ -10,9 +10,8 @@ from weakref import WeakValueDictionary
 import anyio.lowlevel
 
 from ._native import BUSY, SHRUNK, control_generation
-from .asynclock import Ending
 from .errors import OwnerDiedError, RegionFormatError, RegionReplacedError
-from .filelock import Opener, closed, failure
+from .filelock import Ending, Opener, closed, failure
 from .locks import close_in_its_thread
 from .lookout import LAST, NEVER, Lookout, hub_of
 from .loops import current_loop

@@ -99,6 +99,18 @@ def test_mode_owner_and_sparseness_stay(name: str):
         assert found.st_blocks * 512 < 10_000, "it was made sparse on purpose"
 
 
+def test_holes_stay_holes(name: str):
+    pages = 64
+    with Region.create(name, pages * 4096, reserve=False, unlink="creator") as region:
+        for page in (0, 7, 8, 63):
+            region.buffer[page * 4096 + page] = page + 1
+        region.resize(60 * 4096)
+        region.resize(pages * 4096)
+        assert os.stat(f"/dev/shm/{name}").st_blocks * 512 == 4 * 4096  # and the control page
+        stored = {i: value for i, value in enumerate(region.buffer) if value}
+        assert stored == {0: 1, 7 * 4096 + 7: 8, 8 * 4096 + 8: 9}
+
+
 def test_memory_is_reserved(region: Region, name: str):
     region.resize(100_000)
     assert os.stat(f"/dev/shm/{name}").st_blocks * 512 >= 800_000
@@ -243,6 +255,24 @@ def test_who_waits_in_a_thread_is_told(region: Region, name: str):
 
 def the_lock_to_resize(region: Region) -> LateHold:
     return LateHold(region, None, True)
+
+
+def test_who_is_about_to_wait_goes_over_when_its_own_region_is_resized(
+    region: Region, rival: Rival, monkeypatch
+):
+    """By another thread, that is: the seat to wait on has just been closed."""
+    assert rival.do("exclusive") == "done"
+    wait = Seat.wait
+
+    def resize_first(*arguments: object) -> None:
+        monkeypatch.undo()
+        assert rival.do("unlock") == "done"
+        region.resize(16)
+        wait(*arguments)
+
+    monkeypatch.setattr(Seat, "wait", resize_first)
+    with region.write_lock() as view:
+        assert len(view) == 16
 
 
 async def test_tasks_of_the_resizers_own_region_go_over(region: Region, anyio_backend):
@@ -606,40 +636,42 @@ def test_replaced_is_about_the_name_not_the_word(region: Region):
 
 def test_no_count_is_lost_while_loops_and_threads_of_one_region_go_over(region: Region, name: str):
     """One Region object, used by two event loops and two threads, is replaced all the time."""
-    turns, counts = 300, []
+    resizes, done, counts = 100, threading.Event(), []
 
     async def tasks(shared: Region) -> None:
         async def count() -> None:
-            for turn in range(turns // 3):
+            counted = 0
+            while not done.is_set():
                 async with shared.write_lock() as view:
                     view[0] += 1
-                if turn % 5 == 0:
-                    await anyio.lowlevel.checkpoint()
+                counted += 1
+                await anyio.lowlevel.checkpoint()
+            counts.append(counted)
 
         async with anyio.create_task_group() as group:
             for _ in range(3):
                 group.start_soon(count)
-        counts.append(turns)
 
     def thread(shared: Region) -> None:
-        for _ in range(turns):
+        counted = 0
+        while not done.is_set():
             with shared.write_lock() as view:
                 view[0] += 1
-        counts.append(turns)
+            counted += 1
+        counts.append(counted)
 
     with Region.attach(name, follow=True) as shared, Region.attach(name, follow=True) as other:
         users = [threading.Thread(target=thread, args=(shared,)) for _ in range(2)]
         users += [threading.Thread(target=anyio.run, args=(tasks, shared)) for _ in range(2)]
         for user in users:
             user.start()
-        length = 8
-        while any(user.is_alive() for user in users):
-            length = 9 if length == 8 else 8
-            (other, shared)[length % 2].resize(length)
+        for turn in range(resizes):
+            (other, shared)[turn % 2].resize(9 + turn)
             time.sleep(0.0005)  # without a pause it may keep the others out
+        done.set()
         for user in users:
             user.join()
-        assert counts == [turns] * 4
+        assert len(counts) == 2 + 2 * 3, "one of them failed"
         with shared.read_lock() as view:
-            assert view[0] == 4 * turns
-        assert other.generation > 2 * 4 * turns
+            assert view[0] == sum(counts) > resizes
+        assert shared.generation == 2 * (sum(counts) + resizes)

@@ -403,6 +403,23 @@ except OSError as error:
     assert error.errno == errno.ENOSPC, error
     print(error)
 os.close(fd)
+try:
+    first.resize(700_000)
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    print(error)
+with first.write_lock() as view:
+    view[599_999] = 1
+sparse.resize(700_000)
+for page in range(90):
+    sparse.buffer[page * 4096] = 1
+try:
+    sparse.resize(800_000)
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    print(error)
+assert len(sparse) == 700_000 and sparse.buffer[89 * 4096] == 1
+assert sorted(os.listdir("/dev/shm")) == ["a", "c", "d"]
 first.close(), sparse.close()
 """
 
@@ -412,5 +429,5 @@ def test_a_full_shm_is_an_error_with_figures_and_never_a_sigbus(run_python):
     done = run_python(FULL)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 4
     assert all("bytes wanted" in line and "bytes free" in line for line in lines)
