@@ -122,9 +122,19 @@ def aside(work: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run_it)
     thread.start()
-    thread.join()
+    see_end_of(thread)
     if errors:
         raise errors[0]
+
+
+def see_end_of(thread: threading.Thread) -> None:
+    """Wait until the kernel has ended it, too.
+
+    `join` returns a little before: a fork just then can leave the child a lock of the C library,
+    or of a sanitizer, that nobody will ever release.
+    """
+    thread.join()
+    wait_until(lambda: not os.path.exists(f"/proc/self/task/{thread.native_id}"))
 
 
 def try_both_ways(region: Region) -> list[bool]:
@@ -240,7 +250,7 @@ def test_a_child_waits_with_means_of_its_own_until_its_parent_lets_go(
         rival.do("unlock")
 
     def inside(_held: Hold) -> None:
-        helper.join()  # Python cannot bear a fork in C beside another thread of its own
+        see_end_of(helper)  # Python cannot bear a fork in C beside another thread of its own
         children.append(child_that_waits(region, fork))
         wait_until(lambda: blocked_in_flock(children[0]))
 
