@@ -31,7 +31,7 @@ sanitize: $(VENV)/test.stamp $(NODE_STAMP)
 	cd build/sanitized && \
 	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	  ../../$(BIN)/python -m pytest -p no:cacheprovider --ignore tests/test_readme.py --ignore tests/test_examples.py --ignore tests/test_recipes.py --ignore tests/test_servers.py $(PYTEST_ARGS)
+	  ../../$(BIN)/python -m pytest -p no:cacheprovider -m "not once" --ignore tests/test_readme.py --ignore tests/test_examples.py --ignore tests/test_recipes.py $(PYTEST_ARGS)
 
 # The shim's threads under ThreadSanitizer, without Python: with the interrupting signal, and polling.
 threads: build/threads

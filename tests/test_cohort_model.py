@@ -26,6 +26,8 @@ from shm_async import OwnerDiedError, RegionClosedError, asynclock
 from shm_async._native import BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
 from shm_async.statistics import Tally
 
+pytestmark = pytest.mark.once
+
 FREE, SHARED, EXCLUSIVE = 0, 1, 2
 
 

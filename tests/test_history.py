@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from history import Event, Hold, Kind, Process, Recorder, check, load
 
+pytestmark = pytest.mark.once
+
 FAR_AHEAD = 20_000_000_000  # ns, more than any bound
 
 

@@ -20,6 +20,8 @@ KILLS = int(os.environ.get("TEST_KILLS", "30"))
 WORKER = """
 import asyncio, os, sys
 from shm_async import Region
+
+pytestmark = pytest.mark.once
 name, me, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def repair(hold):

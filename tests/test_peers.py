@@ -5,6 +5,8 @@ from pathlib import Path
 import peers
 import pytest
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(params=["no node", "no package"])
 def without(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:

@@ -22,6 +22,8 @@ from conftest import wait_until
 
 from shm_async import Region
 
+pytestmark = pytest.mark.once
+
 APPS = Path(__file__).parent / "servers"
 COUNT, BOOKED = 0, 1
 CLIENTS = 16  # that send at the same time

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 # where a writer is
 IDLE, STORED, TELLING, CLEARING, DEAD = range(5)
 # where a watcher is
