@@ -11,6 +11,8 @@ import pytest
 
 from shm_async import Region
 
+pytestmark = pytest.mark.once
+
 WORKERS = 3
 
 #: How many are killed, over all; `make stress` asks for more.
@@ -20,8 +22,6 @@ KILLS = int(os.environ.get("TEST_KILLS", "30"))
 WORKER = """
 import asyncio, os, sys
 from shm_async import Region
-
-pytestmark = pytest.mark.once
 name, me, way = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def repair(hold):
