@@ -111,7 +111,7 @@ class Region(Resizable, Holders):
             if_unlinked: what locks and snapshots do when the name, or the key, leads to this
                 region no more, so that others may have made a second one. "ignore": nothing;
                 `linked` tells. "raise": RegionNotFoundError, nothing is held; a free lock
-                costs a fifth more, as the kernel is asked each time.
+                costs a quarter more, as the kernel is asked each time.
             follow: go over to the new one when somebody has resized the region; False: locks and
                 snapshots raise RegionReplacedError.
 
