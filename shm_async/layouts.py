@@ -94,7 +94,7 @@ def recognise(
     """
     if layout == "sized":
         return _sized(read, size, name, shape=shape, dtype=dtype or "uint8")
-    page = None if layout == "raw" else _control_page(read, size, name)
+    page = None if layout == "raw" else control_page(read, size, name)
     if page is not None:
         return _managed(page, size, name, shape=shape, dtype=dtype)
     if layout == "managed":
@@ -107,7 +107,12 @@ def recognise(
     return Plan("raw", dtype, shape, math.prod(shape) * SIZES[dtype], sparse=False)
 
 
-def _control_page(read: Reader, size: int, name: str) -> control.Control | None:
+def control_page(read: Reader, size: int, name: str) -> control.Control | None:
+    """The control page of a segment of `size` bytes; None if it is not managed.
+
+    Raises:
+        RegionFormatError: it is damaged. RegionSizeError: truncated meanwhile.
+    """
     if size < 2 * control.PAGE or size % control.PAGE:
         return None
     page = read(size - control.CONTROL_SIZE, control.CONTROL_SIZE)

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 
-from . import _native, control, presence, segment, sysv
-from .errors import RegionFormatError
+from . import _native, presence, segment, sysv
+from .errors import RegionFormatError, RegionSizeError
+from .layouts import Reader, control_page
 
 __all__ = ["prune"]
 
@@ -59,7 +60,13 @@ def _prune_name(name: str, dry_run: bool) -> bool:
     if name.startswith(segment.COMPANION):
         return _prune_companion(name, dry_run)
     with _opened(name) as fd:
-        if fd is None or not _is_managed(fd, name):
+        if fd is None:
+            return False
+
+        def read(offset: int, size: int) -> bytes:
+            return os.pread(fd, size, offset)
+
+        if not _is_managed(read, os.fstat(fd).st_size, name):
             return False
         return _is_unused(fd, name) and _remove(fd, name, dry_run)
 
@@ -84,14 +91,10 @@ def _opened(name: str) -> Iterator[int | None]:
         os.close(fd)
 
 
-def _is_managed(fd: int, name: str) -> bool:
-    size = os.fstat(fd).st_size
-    if size < 2 * control.PAGE or size % control.PAGE:
-        return False
-    page = os.pread(fd, control.CONTROL_SIZE, size - control.CONTROL_SIZE)
+def _is_managed(read: Reader, size: int, name: str) -> bool:
     try:
-        return len(page) == control.CONTROL_SIZE and bool(control.unpack(page, size, name))
-    except RegionFormatError:
+        return control_page(read, size, name) is not None
+    except (RegionFormatError, RegionSizeError):
         return False  # a damaged one may be wanted for its data
 
 
@@ -161,10 +164,9 @@ def _is_unused_segment(number: int, companion: int, name: str) -> bool:
     half_made = os.pread(companion, sysv.AT_WORK.size, 0)
     if half_made:  # its creator died; is it that one's, and not one that others made before?
         return sysv.AT_WORK.unpack(half_made) == (facts.creator_pid,)
-    if facts.size < 2 * control.PAGE or facts.size % control.PAGE:
-        return False
-    code, page = _native.sysv_read(number, facts.size - control.CONTROL_SIZE, control.CONTROL_SIZE)
-    try:
-        return code == 0 and bool(control.unpack(page, facts.size, name))
-    except RegionFormatError:
-        return False
+
+    def read(offset: int, size: int) -> bytes:
+        code, data = _native.sysv_read(number, offset, size)
+        return b"" if code < 0 else data
+
+    return _is_managed(read, facts.size, name)

@@ -264,11 +264,7 @@ class Region(Resizable, Holders):
         self._created = created
         self._maker = os.getpid()
         self._moving = Lock()
-        try:
-            self._use(found, Ledger())
-        except BaseException:
-            found.segment.close()
-            raise
+        self._use(found, Ledger())
         self._closing = Lock()
         _open_regions.add(self)
         return self

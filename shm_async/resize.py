@@ -135,15 +135,19 @@ class Resizable(Watches):
         segment.close()
 
     def _use(self, found: Attachment, ledger: Ledger) -> None:
-        opener = Opener(
-            found.segment,
-            found.mapping,
-            found.control(),
-            found.view(),
-            ledger,
-            ignores_death=self._terms.on_owner_death == "ignore",
-            linked=self._terms.if_unlinked == "raise",
-        )
+        try:
+            opener = Opener(
+                found.segment,
+                found.mapping,
+                found.control(),
+                found.view(),
+                ledger,
+                ignores_death=self._terms.on_owner_death == "ignore",
+                linked=self._terms.if_unlinked == "raise",
+            )
+        except BaseException:
+            found.segment.close()
+            raise
         self._segment = found.segment
         self._plan = found.plan
         self._have_locks(opener)
