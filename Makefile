@@ -1,50 +1,69 @@
 # `make demo` and `make test` do all their own set-up in .venv; nothing else is needed
 # but Python 3.10 or newer with venv and headers, and a C compiler.
+# `make help` shows the text behind each target's ##.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SHIM := $(wildcard shm_async/_shim/*.[ch])
-# the package that shm_typed_array.py stands in for: tests/node is about it
+# the package that shm_typed_array.py stands in for: tests/interop/node is about it
 NODE_STAMP := $(if $(shell command -v node && command -v npm),build/node.stamp)
 export TEST_NODE_DIR := $(CURDIR)/build/node
+# another libc and another processor, where their compilers are (Debian: musl-tools and
+# gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+COMPILERS := $(CC) $(foreach compiler,musl-gcc aarch64-linux-gnu-gcc,$(shell command -v $(compiler)))
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: demo test lint sanitize threads model stress fuzz wheel-test bench clean
+.PHONY: help demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files clean
 
-demo: $(VENV)/test.stamp
-	$(BIN)/python examples/web_counter.py
+help: ## what can be made
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-test: $(VENV)/test.stamp $(NODE_STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+demo: $(VENV)/demo.stamp ## a web service whose 4 worker processes count in shared memory
+	$(BIN)/python examples/web_counter_load.py
 
-lint: $(VENV)/test.stamp $(VENV)/lint.stamp
+example: $(VENV)/examples.stamp ## run an example: NAME=rate_limiter, or another of examples/README.md
+	$(BIN)/python examples/$(or $(NAME),rate_limiter).py
+
+# Chosen tests run one after the other, the long ones among them. All others run in parallel:
+# -n auto is as many as there are cores, and none with --pdb.
+CHOSEN := $(filter tests/% -k% -m%,$(PYTEST_ARGS))
+test: $(VENV)/test.stamp $(NODE_STAMP) ## the tests; some of them: PYTEST_ARGS="tests/contract -k upgrade"
+	$(BIN)/python -m pytest $(if $(CHOSEN),,-n auto --maxprocesses 4 -m "not long") $(PYTEST_ARGS)
+
+test-long: $(VENV)/test.stamp $(NODE_STAMP) ## the tests that `make test` leaves out: servers, examples, models
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, mypy, the arrows, lengths, the C
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	for file in shm_async/_shim/*.c tests/c/*.c benchmarks/*.c; do \
-	  $(CC) $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done
+	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/python tools/house.py
+	$(BIN)/clang-format --dry-run -Werror shm_async/_shim/*.[ch] tests/c/*.c benchmarks/*.c
+	for compiler in $(COMPILERS); do for file in shm_async/_shim/*.c tests/c/*.c benchmarks/*.c; do \
+	  $$compiler $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done; done
 
 # The whole test suite with every memory error and every undefined operation of the shim fatal.
-sanitize: $(VENV)/test.stamp $(NODE_STAMP)
+sanitize: $(VENV)/test.stamp $(NODE_STAMP) ## the tests, with the C under ASan and UBSan
 	$(MAKE) build/sanitized.stamp
 	cd build/sanitized && \
 	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	  ../../$(BIN)/python -m pytest -p no:cacheprovider -m "not once" --ignore tests/test_readme.py --ignore tests/test_examples.py --ignore tests/test_recipes.py $(PYTEST_ARGS)
+	  ../../$(BIN)/python -m pytest -p no:cacheprovider -m "not once" --ignore tests/docs $(PYTEST_ARGS)
 
 # The shim's threads under ThreadSanitizer, without Python: with the interrupting signal, and polling.
-threads: build/threads
+threads: build/threads ## the threads of the C under ThreadSanitizer
 	./build/threads
 	./build/threads polling
 
 build/threads: tests/c/threads.c $(SHIM)
 	mkdir -p build
-	$(CC) $(C_WARNINGS) -Wno-tsan -g -O1 -fsanitize=thread -Ishm_async/_shim tests/c/threads.c shm_async/_shim/*.c -o $@ -lpthread -lrt
+	$(CC) $(C_WARNINGS) -Wno-tsan -g -O1 -fsanitize=thread -Ishm_async/_shim tests/c/threads.c shm_async/_shim/whole.c -o $@ -lpthread -lrt
 
 build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
 	rm -rf build/sanitized && mkdir -p build/sanitized
-	cp -r build_ffi.py setup.py pyproject.toml README.md LICENSE shm_async tests examples build/sanitized/
+	cp -r build_backend.py build_ffi.py setup.py pyproject.toml README.md LICENSE share shm_async tests examples build/sanitized/
 	rm -f build/sanitized/shm_async/_shim_ffi.*
 	$(BIN)/python -m pip install -q 'setuptools>=77' cffi
 	cd build/sanitized && CFLAGS="-g -O1 -fsanitize=address,undefined -fno-omit-frame-pointer" \
@@ -52,38 +71,52 @@ build/sanitized.stamp: $(VENV)/test.stamp $(SHIM)
 	touch $@
 
 # Every state of the lock's protocol, in SPIN: processes that die, cancel, convert at any step.
-model: $(VENV)/bin/python
+model: $(VENV)/bin/python ## search every state of the lock's protocol (SPIN)
 	$(BIN)/python tests/model/check.py
 
 # Processes of every kind that are killed, stopped and cancelled at random; minutes, not seconds.
-stress: $(VENV)/test.stamp
-	$(BIN)/python tests/stress.py --seconds 100
-	$(BIN)/python tests/stress.py --seconds 100 --layout raw --floods 2
-	TEST_KILLS=1000 $(BIN)/python -m pytest -q --timeout 1200 tests/test_kills.py tests/test_lifetime.py -k kill
+stress: $(VENV)/test.stamp ## kill, stop and cancel for minutes, and check the histories
+	$(BIN)/python tests/stress/stress.py --seconds 100
+	$(BIN)/python tests/stress/stress.py --seconds 100 --layout raw --floods 2
+	TEST_KILLS=1000 $(BIN)/python -m pytest -q --timeout 1200 tests/crash/test_kills.py tests/unit/memory/test_prune.py -k kill
 
 # Scripts against a live control page, for a minute, by a fuzzer that follows the coverage.
-fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp
+fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp ## look for a control page that does harm
 	mkdir -p build/fuzz
 	$(BIN)/python tests/fuzz/fuzz_control.py -max_total_time=60 -timeout=10 -max_len=240 \
 	  -artifact_prefix=build/fuzz/ $(FUZZ_ARGS) build/fuzz
 
 # One wheel, made from the sdist, tried on every Python that is here.
-wheel-test: $(VENV)/test.stamp $(NODE_STAMP)
+wheel-test: $(VENV)/test.stamp $(NODE_STAMP) ## sdist, wheel, tests on every Python that is here
 	PYTHON=$(BIN)/python tests/wheel.sh
 
-# What the lock costs, and what its peers cost: see `python -m benchmarks --help`.
-bench: $(VENV)/test.stamp $(VENV)/bench.stamp
+# The manual page and the completions of the command, in share/.
+command-files: $(VENV)/man.stamp ## the manual page and completions of shm-async, in share/
+	$(BIN)/python tools/command_files.py
+
+# What the lock costs, and what its peers cost: see `python -m benchmarks --help`;
+# BENCH_ARGS="builds REV_A" compares this tree with another revision.
+bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## measure the lock and its peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-$(VENV)/test.stamp: pyproject.toml setup.py build_ffi.py $(SHIM) | $(VENV)/bin/python
+$(VENV)/test.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
 # where it cannot be had, the tests that need it say so; with CI set they fail
-build/node.stamp: tests/node/install.sh tests/node/package.json tests/node/package-lock.json
+build/node.stamp: tests/interop/node/install.sh tests/interop/node/package.json tests/interop/node/package-lock.json
 	mkdir -p build
-	if tests/node/install.sh $(TEST_NODE_DIR); then touch $@; \
-	else echo "no shm-typed-array for the interop tests" >&2; test -z "$$CI"; fi
+	if tests/interop/node/install.sh $(TEST_NODE_DIR) >build/node.log 2>&1; then touch $@; \
+	else echo "shm-typed-array could not be built, so its tests are skipped: see build/node.log" >&2; \
+	  test -z "$$CI" || { cat build/node.log; exit 1; }; fi
+
+$(VENV)/demo.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+$(VENV)/examples.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[examples]'
+	touch $@
 
 $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'
@@ -93,6 +126,10 @@ $(VENV)/fuzz.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
 	touch $@
 
+$(VENV)/man.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[man]'
+	touch $@
+
 $(VENV)/bench.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	touch $@
@@ -100,5 +137,5 @@ $(VENV)/bench.stamp: pyproject.toml | $(VENV)/bin/python
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-clean:
+clean: ## remove all that these made
 	rm -rf $(VENV) build dist *.egg-info shm_async/_shim_ffi.*

@@ -1,33 +1,23 @@
-"""Describe the C shim to cffi: the contract is shim.h, the rest are its sources."""
+"""Describe the C shim to cffi: the contract is in the headers of CONTRACT, the rest is private."""
 
 from pathlib import Path
 
 from cffi import FFI
 
 SHIM = "shm_async/_shim"  # relative, as sdist and wheel builds want it
-SOURCES = [
-    f"{SHIM}/{name}.c"
-    for name in (
-        "interrupt",
-        "segment",
-        "sysv",
-        "mapping",
-        "gate",
-        "flock",
-        "copies",
-        "watch",
-        "waiter",
-    )
-]
-HEADERS = [f"{SHIM}/{name}.h" for name in ("shim", "lock", "interrupt")]
+#: What cffi reads, in this order; shim.h includes the same for C.
+CONTRACT = ["lock_bytes", "control", "objects", "locking", "watching"]
+#: One translation unit, so that the compiler looks across the stories.
+WHOLE = f"{SHIM}/whole.c"
 
 ffibuilder = FFI()
-ffibuilder.cdef((Path(__file__).parent / HEADERS[0]).read_text())
+for header in CONTRACT:
+    ffibuilder.cdef((Path(__file__).parent / SHIM / f"{header}.h").read_text())
 ffibuilder.set_source(
     "shm_async._shim_ffi",
-    '#include <stdint.h>\n#include "shim.h"\n',
-    sources=SOURCES,
-    depends=HEADERS,
+    '#include "shim.h"\n',
+    sources=[WHOLE],
+    depends=[str(path) for path in Path(SHIM).glob("*.[ch]")],
     include_dirs=[SHIM],
     libraries=["pthread", "rt"],  # in libc itself since glibc 2.34
     extra_compile_args=["-fvisibility=hidden"],  # within the extension calls are plain calls

@@ -20,6 +20,7 @@ SCENARIOS = (
     "pair",
     "handover",
     "crowd",
+    "counter",
     "flood",
     "cancel",
     "idle",
@@ -27,16 +28,35 @@ SCENARIOS = (
     "copy",
     "snapshot",
     "watch",
+    "postgresql",
 )
 DEFAULT_OUT = os.path.join("build", "bench")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, end)
+    place = Place()
+    try:
+        if sys.argv[1:2] == ["builds"]:
+            from benchmarks.builds import command as builds  # the scenarios need none of it
+
+            builds.main(sys.argv[2:], place)
+        else:
+            compare_with_peers(place)
+    except KeyboardInterrupt:
+        print("interrupted: everything is cleaned up")
+        sys.exit(130)
+    finally:
+        place.clear()
+
+
+def compare_with_peers(place: Place) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="What shm_async costs, and what its peers do, interleaved in one run.",
+        epilog="`python -m benchmarks builds --help`: one build of shm_async against another.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under three minutes")
     only = parser.add_argument("--only", action="append", metavar="SCENARIO", choices=SCENARIOS)
     only.help = "run this one; may be repeated"
     parser.add_argument("--list", action="store_true", help="list the scenarios")
@@ -48,18 +68,8 @@ def main() -> None:
         for name in SCENARIOS:
             console.print((load(name).__doc__ or name).partition("\n")[0])
         return
-    signal.signal(signal.SIGTERM, end)
     os.makedirs(options.out, exist_ok=True)
-    place = Place()
-    try:
-        failed = run_all(
-            console, options.only or SCENARIOS, Bench(options.quick, place), options.out
-        )
-    except KeyboardInterrupt:
-        console.print("interrupted: everything is cleaned up")
-        sys.exit(130)
-    finally:
-        place.clear()
+    failed = run_all(console, options.only or SCENARIOS, Bench(options.quick, place), options.out)
     sys.exit(1 if failed else 0)
 
 

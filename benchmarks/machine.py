@@ -3,10 +3,10 @@
 import os
 import platform
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ["shm-async", "cffi", "anyio", "uvloop", "trio", "numpy"]
-PACKAGES += ["filelock", "portalocker", "fasteners", "aiorwlock"]
+PACKAGES += ["filelock", "portalocker", "fasteners", "aiorwlock", "redis", "psycopg"]
 
 
 def facts() -> dict[str, object]:
@@ -18,13 +18,20 @@ def facts() -> dict[str, object]:
         "memory": _first("/proc/meminfo", "MemTotal"),
         "load average": os.getloadavg()[0],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
     }
 
 
 def line(found: dict[str, object]) -> str:
     """The facts that a figure's caption needs."""
     return f"{found['kernel']}, {found['cpus']} CPUs ({found['cpu']}), {found['python']}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # no scenario that needs it can run
+        return "not installed"
 
 
 def _first(path: str, key: str) -> str:

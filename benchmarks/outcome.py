@@ -17,6 +17,7 @@ class Bench:
 
     quick: bool
     place: Place
+    build: str | None = None  # where the members import shm_async from; None: as installed
 
     def pick(self, quick: int, full: int) -> int:
         return quick if self.quick else full

@@ -1,9 +1,12 @@
 """Child processes that never outlive the run: killed and reaped, whatever happens."""
 
 import ctypes
+import importlib
 import multiprocessing
+import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -64,17 +67,36 @@ class Member:
 
 @contextmanager
 def members(
-    target: Callable[..., None], each: Sequence[tuple[object, ...]]
+    target: Callable[..., None], each: Sequence[tuple[object, ...]], build: str | None = None
 ) -> Iterator[list[Member]]:
-    """One child per tuple of arguments; all are gone when the block ends."""
+    """One child per tuple of arguments; all are gone when the block ends.
+
+    Args:
+        target: what they run: a function of a module, which they import.
+        each: the arguments of each.
+        build: the directory that they import shm_async from; None: as installed.
+    """
+    first: tuple[Any, ...] = (target,)
+    if build is not None:
+        first = (_in_build, build, target.__module__, target.__qualname__)
     started: list[Member] = []
     try:
         for arguments in each:
-            started.append(Member(target, *arguments))  # noqa: PERF401  # those before a failure end too
+            started.append(Member(*first, *arguments))  # noqa: PERF401  # those before a failure end too
         yield started
     finally:
         for member in started:
             member.end()
+
+
+def _in_build(pipe: Pipe, build: str, module: str, name: str, *arguments: object) -> None:
+    """Run a function whose module imports shm_async: it gets the one of the build."""
+    sys.path.insert(0, build)
+    target = getattr(importlib.import_module(module), name)
+    found = importlib.import_module("shm_async").__file__ or ""
+    if os.path.commonpath([found, build]) != build:
+        raise ImportError(f"shm_async was imported from {found}, not from {build}")
+    target(pipe, *arguments)
 
 
 def in_child(report: Report, work: Callable[..., Any], *arguments: object) -> Any:

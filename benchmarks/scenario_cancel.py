@@ -73,6 +73,19 @@ class Part:
     owned: bool  # the lock, all cancels done and the holder gone
 
 
+def bars(table: Table) -> Bars:
+    shown = [(who, cells) for who, cells in table.rows if who in VARIANTS]
+    return Bars(
+        "cancel",
+        table.title,
+        "µs: median, line up to p99",
+        [(who, cells[0]) for who, cells in shown],
+        [cells[1] if isinstance(cells[1], float) else None for _, cells in shown],
+        log=True,
+        note=f"{ABANDON}: fast, but its threads stay blocked and take the lock later",
+    )
+
+
 def run(bench: Bench, report: Report) -> Outcome:
     rounds = bench.pick(2, 8)
     cancels, seconds = bench.pick(2_000, 20_000) // rounds, bench.pick(4, 24) / rounds
@@ -103,18 +116,7 @@ def run(bench: Bench, report: Report) -> Outcome:
             ]
     for who, reason in REASONS.items():
         table.add(who, reason, *[""] * 6)
-    shown = [(who, cells) for who, cells in table.rows if who in VARIANTS]
-    outcome.charts.append(
-        Bars(
-            "cancel",
-            outcome.title,
-            "µs: median, line up to p99",
-            [(who, cells[0]) for who, cells in shown],
-            [cells[1] if isinstance(cells[1], float) else None for _, cells in shown],
-            log=True,
-            note=f"{ABANDON}: fast, but its threads stay blocked and take the lock later",
-        )
-    )
+    outcome.charts.append(bars(table))
     outcome.notes.append(
         f"fewer cancels where the time was up ({seconds * rounds:g} s each), and "
         f"{MOST_ABANDONED} at most where each leaves a thread behind"

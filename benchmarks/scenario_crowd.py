@@ -54,6 +54,23 @@ class Facts:
     kilobytes: int  # beyond those that it had before
 
 
+COLUMNS = (
+    "each",
+    "holds/s",
+    "wait p50 ms",
+    "wait p99 ms",
+    "smaller share",
+    "spread",
+    "threads",
+    "MiB",
+)
+
+NOTES = (
+    "spread: holds of the best served coroutine minus those of the worst, in one process",
+    f"{peers.AIORWLOCK}, sync peers: no crowd (one process only; threads, not coroutines)",
+)
+
+
 def run(bench: Bench, report: Report) -> Outcome:
     rounds, seconds = bench.pick(1, 3), 0.5 if bench.quick else 1.0
     variants = {
@@ -63,17 +80,7 @@ def run(bench: Bench, report: Report) -> Outcome:
     }
     found = interleave(variants, rounds, report)
     outcome = Outcome("A crowd: coroutines in each of 2 processes, 20 µs a hold")
-    columns = (
-        "each",
-        "holds/s",
-        "wait p50 ms",
-        "wait p99 ms",
-        "smaller share",
-        "spread",
-        "threads",
-        "MiB",
-    )
-    table = Table(outcome.title, columns)
+    table = Table(outcome.title, COLUMNS)
     rates: dict[str, list[Cell]] = {who: [] for who in VARIANTS}
     for who in VARIANTS:
         for size in SIZES:
@@ -86,8 +93,7 @@ def run(bench: Bench, report: Report) -> Outcome:
                 who,
                 size,
                 rate,
-                quantile(waits, 0.5) * 1e3 if waits else "none",
-                quantile(waits, 0.99) * 1e3 if waits else "none",
+                *(quantile(waits, part) * 1e3 if waits else "none" for part in (0.5, 0.99)),
                 statistics.median(map(smaller_share, several)),
                 max(map(spread, several)),
                 max(facts.threads for both in several for facts in both),
@@ -97,22 +103,9 @@ def run(bench: Bench, report: Report) -> Outcome:
     for who in VARIANTS:
         if who.startswith("shm_async"):
             outcome.targets += targets(who, found[f"{who}, {BIGGEST}"])
-    outcome.charts.append(
-        Lines(
-            "crowd",
-            outcome.title,
-            "coroutines in each process",
-            "holds a second, both together",
-            SIZES,
-            list(rates.items()),
-        )
-    )
-    outcome.notes.append(
-        "spread: holds of the best served coroutine minus those of the worst, in one process"
-    )
-    outcome.notes.append(
-        f"{peers.AIORWLOCK}, sync peers: no crowd (one process only; threads, not coroutines)"
-    )
+    axes = ("coroutines in each process", "holds a second, both together")
+    outcome.charts.append(Lines("crowd", outcome.title, *axes, SIZES, list(rates.items())))
+    outcome.notes += NOTES
     return outcome
 
 
@@ -146,7 +139,7 @@ def crowd(bench: Bench, who: str, size: int, seconds: float) -> list[Facts]:
     """One run of both processes."""
     name = bench.place.name()
     arguments = (who, name, size, seconds)
-    with members(member, [arguments] * PROCESSES) as both:
+    with members(member, [arguments] * PROCESSES, bench.build) as both:
         for each in both:
             assert each.receive() == "ready"
         start = time.monotonic() + LEAD

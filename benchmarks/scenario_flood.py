@@ -92,10 +92,11 @@ def run(bench: Bench, report: Report) -> Outcome:
 
 def flood(bench: Bench, who: str, seconds: float) -> Flood:
     name = bench.place.name()
+    numbered = [(who, name, number) for number in range(PROCESSES)]
     with (
         board(name) as reads,
-        members(reader, [(who, name, number) for number in range(PROCESSES)]) as readers,
-        members(writer, [(who, name)]) as [one],
+        members(reader, numbered, bench.build) as readers,
+        members(writer, [(who, name)], bench.build) as [one],
     ):
         for each in (*readers, one):
             each.receive()

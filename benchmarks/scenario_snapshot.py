@@ -38,8 +38,8 @@ def run(bench: Bench, report: Report) -> Outcome:
     rows: dict[str, list[Cell]] = {}
     for number, size in enumerate(SIZES):
 
-        def tell(label: str, share: float, number: int = number) -> None:
-            report(f"{name_of(size)}: {label}", (number + share) / len(SIZES))  # noqa: B023  # at once
+        def tell(label: str, share: float, number: int = number, size: int = size) -> None:
+            report(f"{name_of(size)}: {label}", (number + share) / len(SIZES))
 
         times: dict[str, list[float]] = in_child(
             tell, measure, bench.place.name(), size, bench.pick(30, 200)

@@ -2,34 +2,35 @@
 
 It works together with processes that run mmap-ipc itself: the same object
 (``/dev/shm/NAME``), the same offsets (byte 0 is the first of the data), the same
-flock(2). What differs, and why:
+flock(2). The differences, with their reasons:
 
-* Nothing is unlinked behind your back. mmap-ipc removes the name whenever one process
-  collects its buffer as garbage, while the others still use it. Here the name stays
+* No name is removed while it is in use. mmap-ipc removes the name whenever one process
+  collects its buffer as garbage, even if other processes still use it. Here the name stays
   until ``region.unlink()``.
 * A new object is for its owner alone (0o600). mmap-ipc makes it 0o777 less the umask.
 * Its memory is reserved, so a full /dev/shm is an OSError at the start, never a SIGBUS.
-* On a managed region whose last writer died inside, locks are an OwnerDiedError, until
-  ``region.write_lock(recover=True)`` has made it sound. Objects made by this module or by
-  mmap-ipc are raw: there nobody can tell.
-* A `size` that the object does not have is a RegionSizeError; mmap-ipc maps what is not there.
-* ``lock_memory=True`` fails loudly where the kernel refuses; mmap-ipc ignores that.
+* On a managed region whose last writer died during its write, a lock raises OwnerDiedError,
+  until ``region.write_lock(recover=True)`` has made it sound. Objects made by this module or by
+  mmap-ipc are raw: there a death cannot be noticed.
+* A `size` larger than the object raises RegionSizeError; mmap-ipc maps memory beyond its end.
+* ``lock_memory=True`` raises OSError if the kernel refuses; mmap-ipc ignores that.
 * A lock belongs to the thread, or task, that took it. In mmap-ipc it belongs to the object,
-  and whoever uses that goes in and out of it with everybody else.
-* `remove_lock` tells whether there was a lock; mmap-ipc always says true.
+  and all users of the object share it.
+* `remove_lock` tells whether there was a lock; mmap-ipc always returns true.
 """
 
 import os
+from abc import ABC, abstractmethod
 from threading import local
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from .elements import check_length
+from ._lock.hold import Hold
+from ._lock.loops import Task, adapt, current_loop
+from ._memory.elements import check_length
+from ._memory.names import check_name
+from ._region import OPEN_TRIES, Region
 from .errors import RegionExistsError, RegionNotFoundError, RegionSizeError
-from .hold import Hold
-from .loops import Task, adapt, current_loop
-from .region import OPEN_TRIES, Region
-from .segment import check_name
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,13 +38,13 @@ if TYPE_CHECKING:
 __all__ = ["AsyncMmapIPC", "MmapIPC"]
 
 
-class _Shared:
-    """A mapped object; what it has in common for threads and for tasks."""
+class _Shared(ABC):
+    """A mapped object: the common part for threads and for tasks."""
 
     __slots__ = ("_pid", "_size", "region")
 
-    region: Region  #: what it stands on: transactions, statistics, ``unlink`` and more
-    _pid: int  # of the process whose locks we know: a forked child has none of them
+    region: Region  #: the region below it, for transactions, statistics, ``unlink`` and more
+    _pid: int  # of the process that took the locks: a forked child has none of them
 
     def __init__(
         self, shm_name: str, size: int, lock_memory: bool = False, *, mode: int = 0o600
@@ -70,17 +71,20 @@ class _Shared:
         self._forget()
 
     def buffer(self) -> memoryview:
-        """The `size` bytes, writable. Never blocks; it is for you to have the lock.
+        """Return the `size` bytes, writable. Never blocks; the caller must hold the lock.
 
-        A buffer that outlives its object is stale, never a crash.
+        A buffer that outlives its object is stale, but cannot crash.
+
+        Raises:
+            RegionClosedError.
         """
         return self.region.buffer.cast("B")[: self._size]
 
     def close(self) -> None:
-        """Remove the lock that the caller has, and let go of the object; it goes on existing.
+        """Remove the caller's lock, and detach from the object, which goes on existing.
 
-        Closing twice is fine. Others of this process who hold a lock keep it until they
-        remove it. Never blocks.
+        Closing twice is fine. Other threads or tasks of this process that hold a lock keep it
+        until they remove it. Never blocks and raises nothing.
         """
         if not self.region.closed:
             self._remove()
@@ -104,8 +108,8 @@ class _Shared:
     # ---- the caller's lock -------------------------------------------------------
 
     def _held(self) -> Hold | None:
-        """The lock that the caller has."""
-        if self._pid != os.getpid():  # a child: what we know of are its parent's
+        """Return the caller's lock; None: it has none."""
+        if self._pid != os.getpid():  # a forked child: the known locks are its parent's
             self._pid = os.getpid()
             _let_go(self._get())
             self._forget()
@@ -119,21 +123,24 @@ class _Shared:
         self._set(None)
         return hold is not None
 
+    @abstractmethod
     def _forget(self) -> None:
-        raise NotImplementedError
+        """Begin again in a forked child, without any lock."""
 
+    @abstractmethod
     def _get(self) -> Hold | None:
-        raise NotImplementedError
+        """Return the hold that was set for the caller."""
 
+    @abstractmethod
     def _set(self, hold: Hold | None) -> None:
-        raise NotImplementedError
+        """Remember the caller's hold."""
 
 
 class MmapIPC(_Shared):
     """Shared memory with a read/write lock that blocks the calling thread.
 
-    A lock belongs to the thread that took it. After a fork the child has none, and
-    nothing that it does reaches its parent's.
+    A lock belongs to the thread that took it. After a fork the child has no lock, and
+    cannot affect its parent's.
     """
 
     __slots__ = ("_mine",)
@@ -141,9 +148,9 @@ class MmapIPC(_Shared):
     _mine: local  # .hold: this thread's lock, set before it is acquired: an interrupt loses nothing
 
     def acquire_read_lock(self) -> bool:
-        """Block until the read lock is granted; a write lock is downgraded. True, or an exception.
+        """Block until the read lock is granted; downgrade a write lock. Return True, or raise.
 
-        Signal handlers run, and what they raise (Ctrl-C) ends the wait.
+        Signal handlers run, and an exception in one (Ctrl-C) ends the wait.
 
         Raises:
             RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
@@ -156,9 +163,9 @@ class MmapIPC(_Shared):
         return True
 
     def acquire_write_lock(self) -> bool:
-        """Block until the write lock is granted; a read lock is upgraded. True, or an exception.
+        """Block until the write lock is granted; upgrade a read lock. Return True, or raise.
 
-        When it upgrades while others read, somebody may have written in between: read again.
+        After an upgrade while others read, another writer may have come first: read again.
 
         Raises:
             RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
@@ -171,7 +178,10 @@ class MmapIPC(_Shared):
         return True
 
     def remove_lock(self) -> bool:
-        """Remove the lock that this thread has. Tell whether there was one. Never blocks."""
+        """Remove this thread's lock. Tell whether there was one.
+
+        Never blocks and raises nothing.
+        """
         return self._remove()
 
     def _acquire(self, hold: Hold) -> None:
@@ -199,10 +209,12 @@ class AsyncMmapIPC(_Shared):
 
     __slots__ = ("_holds",)
 
-    _holds: dict[Task, Hold]  # by task; there before it is acquired, gone when it is removed
+    _holds: dict[Task, Hold]  # by task; there before it is acquired, gone when nothing is held
 
     async def acquire_read_lock(self) -> bool:
-        """Wait until the read lock is granted; a write lock is downgraded. True, or an exception.
+        """Wait until the read lock is granted; downgrade a write lock. Return True, or raise.
+
+        A cancelled wait holds nothing.
 
         Raises:
             RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
@@ -215,10 +227,10 @@ class AsyncMmapIPC(_Shared):
         return True
 
     async def acquire_write_lock(self) -> bool:
-        """Wait until the write lock is granted; a read lock is upgraded. True, or an exception.
+        """Wait until the write lock is granted; upgrade a read lock. Return True, or raise.
 
-        When it upgrades while others read, somebody may have written in between: read again.
-        Whoever is cancelled while upgrading has no lock any more.
+        After an upgrade while others read, another writer may have come first: read again.
+        A task that is cancelled while it upgrades has no lock any more.
 
         Raises:
             RegionClosedError, RegionSizeError, OwnerDiedError, RuntimeError: as for regions.
@@ -227,11 +239,14 @@ class AsyncMmapIPC(_Shared):
         if held is None:
             await self._acquire(self.region.write_lock())
         elif _mode(held) == "read":
-            await held.upgrade()
+            await self._upgrade(held)
         return True
 
     async def remove_lock(self) -> bool:
-        """Remove the lock that this task has. Tell whether there was one. Never waits."""
+        """Remove this task's lock. Tell whether there was one.
+
+        Never waits, so it cannot be cancelled, and raises nothing.
+        """
         return self._remove()
 
     async def __aenter__(self) -> "Self":
@@ -253,21 +268,31 @@ class AsyncMmapIPC(_Shared):
             self._set(None)
             raise
 
+    async def _upgrade(self, hold: Hold) -> None:
+        try:
+            await hold.upgrade()
+        except BaseException:
+            if _mode(hold) is None:  # lost: the task may never call this object again
+                self._set(None)
+            raise
+
     def _forget(self) -> None:
         self._holds = {}
 
     def _get(self) -> Hold | None:
-        return self._holds.get(_this_task())
+        task = _this_task()
+        return None if task is None else self._holds.get(task)
 
     def _set(self, hold: Hold | None) -> None:
-        if hold is None:
-            self._holds.pop(_this_task(), None)
-        else:
-            self._holds[_this_task()] = hold
+        task = _this_task()
+        if hold is not None:
+            self._holds[task] = hold
+        elif task is not None:
+            self._holds.pop(task, None)
 
 
 def _mode(hold: Hold) -> Literal["read", "write"] | None:
-    """What it holds now: a conversion may have changed that, or failed and lost it."""
+    """Return the kind of lock that it holds now: a conversion may have changed or lost it."""
     try:
         return "read" if hold.view.readonly else "write"
     except RuntimeError:
@@ -275,25 +300,25 @@ def _mode(hold: Hold) -> Literal["read", "write"] | None:
 
 
 def _let_go(hold: Hold | None) -> None:
-    """Release a parent's hold in the child, which does nothing but silence its warning."""
+    """Release a parent's hold in the child, which only silences its warning."""
     if hold is not None and _mode(hold) is not None:
         hold.release()
 
 
 def _this_task() -> Task:
-    """The running task; None outside of an event loop, where nobody has a lock."""
+    """Return the running task; None outside of tasks, where there are no locks."""
     try:
         native = current_loop()
-    except RuntimeError:
+        task: Task = adapt(native).tasks[native]
+    except (RuntimeError, KeyError):  # KeyError: a callback of the loop
         return None
-    task: Task = adapt(native).tasks[native]
     return task
 
 
 def _open(name: str, size: int, lock_memory: bool, mode: int) -> Region:
     """Attach to the object, or create it.
 
-    A managed one is used as such: its generation tells when one of our writers dies.
+    A managed object is used as such: its generation shows if a writer of this package dies.
     """
     for _ in range(OPEN_TRIES):
         try:

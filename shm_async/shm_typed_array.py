@@ -2,43 +2,55 @@
 
 It works together with Node processes that run that package: System V segments by number,
 POSIX objects by name, whose first 8 bytes are the byte count. The return values are the
-original's. What differs, and why:
+original's. The differences, with their reasons:
 
-* An array whose segment was detached refuses to be used; in the original that is a crash.
-* A store that does not fit is struct's error; JavaScript cuts it off. (Floats become infinite and
-  Uint8ClampedArray clamps, as there.)
-* Every attachment of this process counts: `detach` ends all of them, the totals never go
-  wrong. The original loses sight of all but the first one of each key.
-* A header that lies, a key, name, type or permission that makes no sense: an exception
-  that names it. The original reads beyond the end, or takes 660 for what it likes.
+* An array whose segment was detached raises at every use; in the original that is a crash.
+* A store that does not fit raises struct.error; JavaScript cuts the value off. (Floats become
+  infinite and Uint8ClampedArray clamps, as there.)
+* An object is attached once for each type, even after many calls of `get`, and dropping the last
+  array detaches it. So `get` for each message is fine. A System V segment that this process
+  created stays attached until `detach`: its data must not end with an array.
+* Every attachment of this process counts: `detach` ends all of them, and the totals are always
+  right. The original forgets all but the first one of each key.
+* A false header, or a key, name, type or permission that makes no sense, raises an exception
+  that names it. The original reads beyond the end, or gives 660 a wrong meaning.
 * The memory of a new POSIX object is reserved: a full /dev/shm is an OSError, never a SIGBUS.
-* The permissions are those asked for; the original's are cut by the umask.
-* The clean-up at exit says nothing; the original prints how many segments it destroyed.
-* Nobody loses a lock, as there is none: ``array.region`` has one, which the original ignores.
+* The permissions are exactly the requested ones; in the original the umask cuts them.
+* The clean-up at exit prints nothing; the original prints how many segments it destroyed.
+* Arrays take no lock, as in the original. ``array.region`` has one, which the original ignores.
 
-One more reader or writer needs no lock to be safe from crashes, but sees half-made changes
-without one: see Region for what waits and excludes.
+Without a lock, readers and writers cannot crash, but they see half-made changes. The locks of
+Region prevent that.
 
-A forked child has its parent's attachments as its own: what it detaches, and its exit, never
-destroys a segment that its parent, or anybody else, is attached to.
+A forked child has its parent's attachments as its own. Its `detach` calls and its exit never
+destroy a segment that its parent, or another process, is attached to.
 """
 
 import atexit
 import logging
 import os
-import re
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
+from weakref import WeakSet, finalize
 
-from . import segment
-from .elements import check_length
+from ._memory.layouts import Layout
+from ._memory.segment import Segment
+from ._region import Region
+from ._shared_array import (
+    LENGTH_MAX,
+    TYPES,
+    SharedArray,
+    check_count,
+    check_key,
+    check_perm,
+    check_type_key,
+    make,
+)
 from .errors import RegionExistsError, RegionNotFoundError
-from .layouts import Layout
-from .region import Region
-from .shared_array import TYPES, SharedArray, make
 
 __all__ = [
     "LENGTH_MAX",
@@ -53,48 +65,84 @@ __all__ = [
     "get_total_size",
 ]
 
-#: The most elements that `create` takes. The original says 2**32 (Node 20), but hands counts
-#: on as 32-bit numbers, so that 2**32 is none.
-LENGTH_MAX = 2**32 - 1
-
 #: Every type key, with the number that the original gives it.
 BufferType = {type_key: number for number, type_key in enumerate(TYPES)}
 
-KEY_MAX = 2**32 - 2
 HEADER = 8  # bytes in front of a POSIX object's data
 
-logger = logging.getLogger(__package__)
+logger = logging.getLogger("shm_async")
+
+
+class _Attached(Region):
+    """The region below arrays: it lives as long as they do, and needs no close."""
+
+    __slots__ = ()
+
+    _keeps_spares = False
+
+    @property
+    def segment(self) -> Segment:
+        """The kernel's object behind the mapping."""
+        return self._attachment.segment
+
+    def __del__(self) -> None:
+        closing = getattr(self, "_closing", None)
+        if closing is not None and not closing.locked() and not sys.is_finalizing():
+            self.close()
 
 
 @dataclass(slots=True)
 class _Known:
-    """What this process knows of one key: it is kept until the segment is destroyed."""
+    """The facts that this process knows of one key, kept as long as there is a segment."""
 
-    last: Region  # open or not: what unlink and attachments are asked of
+    segment: Segment  # the last one that was attached, or still is
     created: int = 0  # bytes, header included, if it was this process that created it
-    attached: list[tuple[Region, memoryview]] = field(default_factory=list)
+    kept: Region | None = None  # a System V segment that this process created
+    regions: WeakSet[_Attached] = field(default_factory=WeakSet)  # their arrays keep them
+    views: dict[int, memoryview] = field(default_factory=dict)
+
+    # Invariant: views has the view whose release ends an array, by the array's id, until the
+    # array is dropped.
 
     def bytes_attached(self) -> int:
-        return sum(_bytes_of(region) for region, _ in self.attached)
+        return sum(_bytes_of(region) for region in list(self.regions))
 
     def attachments(self) -> int:
-        """How many a System V segment has left, -1 if it is gone; always 1 for a POSIX object."""
-        if self.last.key is None:
+        """Count the attachments of a System V segment, -1 if it is gone; 1 for a POSIX object."""
+        if self.segment.key is None:
             return 1
         try:
-            return self.last.attachments or 0
+            return self.segment.attachments() or 0
         except RegionNotFoundError:
             return -1
 
+    def is_old(self) -> bool:
+        """Tell whether it is unused: its segment is gone, and nothing here is left of it."""
+        return not self.regions and not self.created and not self.segment.linked()
+
+    def attached(self, dtype: str) -> _Attached | None:
+        """Return the region that is attached with these elements, if the key still leads to it."""
+        for region in list(self.regions):
+            if region.dtype == dtype and not region.closed and region.linked:
+                return region
+        return None
+
     def let_go(self) -> None:
-        while self.attached:
-            region, view = self.attached.pop()
+        self.kept = None
+        for region in list(self.regions):
             region.close(discard=True)
+        self.regions.clear()
+        for view in list(self.views.values()):
             view.release()
+        self.views.clear()
 
 
-#: By System V key, or POSIX name without its slash.
+#: The facts by System V key, or by POSIX name without its slash.
 _known: dict[int | str, _Known] = {}
+
+#: The number of known keys from which on unused ones are searched for.
+TIDY_FROM = 64
+_tidy_at = TIDY_FROM
 
 
 def create(
@@ -110,22 +158,22 @@ def create(
     Args:
         count: number of elements, 1 to LENGTH_MAX.
         type_key: "Buffer", "Int8Array", ... "Float64Array".
-        key: a number of 1 to 2**32 - 2 for a System V segment, None for one with a fresh key, a str
-            for a POSIX object.
+        key: a number of 1 to 2**32 - 2 for a System V segment, None for one with an unused key,
+            a str for a POSIX object.
         perm: permission bits, as an int (0o660) or in octal digits ("660").
 
     Raises:
         ValueError, TypeError: an argument makes no sense. OSError: ENOSPC, ENOMEM, EINVAL: no room.
     """
-    _check_type_key(type_key)
-    count = _check_count(count)
+    check_type_key(type_key)
+    count = check_count(count)
     try:
-        region = Region.create(
-            None if key is None else _check_key(key),
+        region = _Attached.create(
+            None if key is None else check_key(key),
             count,
             dtype=TYPES[type_key],
             layout="sized" if isinstance(key, str) else "raw",
-            mode=_check_perm(perm),
+            mode=check_perm(perm),
         )
     except RegionExistsError:
         return None
@@ -135,42 +183,59 @@ def create(
 def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
     """Attach to a segment and return an array over all of it; None if there is none.
 
-    May block for up to a second while its creator is at work.
+    A second call with the same type uses the same attachment. May block for up to a second while
+    its creator is at work.
+
+    Args:
+        key: a System V key or a POSIX name, as for `create`.
+        type_key: as for `create`.
 
     Raises:
-        RegionFormatError: a POSIX object's header is larger than the object, zero, or no
-            multiple of the element size. RegionSizeError: a System V segment's size is not.
+        RegionFormatError: the size in a POSIX object's header is larger than the object, zero,
+            or not a multiple of the element size. RegionSizeError: a System V segment's size is
+            not a multiple of it.
         PermissionError: its mode or its owner forbids it.
         ValueError, TypeError: an argument makes no sense.
     """
-    _check_type_key(type_key)
+    check_type_key(type_key)
+    known = _known.get(check_key(key))
+    region = None if known is None else known.attached(TYPES[type_key])
+    if region is None:
+        region = _attach(key, type_key)
+    return None if region is None else _array(region, type_key, created=0)
+
+
+def _attach(key: int | str, type_key: str) -> _Attached | None:
     layout: Layout = "sized" if isinstance(key, str) else "raw"
     try:
-        region = Region.attach(_check_key(key), dtype=TYPES[type_key], layout=layout)
+        return _Attached.attach(check_key(key), dtype=TYPES[type_key], layout=layout)
     except RegionNotFoundError:
         return None
-    return _array(region, type_key, created=0)
 
 
 def detach(key: int | str, force_destroy: bool = False) -> int:
     """End every attachment of this process to that segment, and its arrays.
 
-    Never blocks, but to destroy an empty object that this process never had: then for the
-    second in which its creator, if there is one, should have filled it.
+    Never blocks, with one exception: destroying an empty object that this process never had
+    blocks for a second, in which its creator may fill it.
 
-    A System V segment is destroyed with its last attachment, in whatever process; a POSIX
-    object only if asked to.
+    A System V segment is destroyed with its last attachment, in any process; a POSIX object only
+    with `force_destroy`.
+
+    Args:
+        key: a System V key or a POSIX name, as for `create`.
+        force_destroy: destroy it although other processes have it attached.
 
     Returns:
-        0: it was destroyed. 1 or more: it was not; how many attachments others have to a System V
-        segment, always 1 for a POSIX object. -1: there is no such segment, or this process
-        never had it and is not to destroy it.
+        0: it was destroyed. 1 or more: it was not destroyed; the number of attachments that other
+        processes have to a System V segment, always 1 for a POSIX object. -1: there is no such
+        segment; or, without `force_destroy`, this process never had it.
 
     Raises:
-        PermissionError: another user's, so not ours to destroy. RegionSizeError: an empty object,
-        of which its creator died. ValueError, TypeError: no key.
+        PermissionError: it is another user's. RegionSizeError: the object is empty, as its
+        creator died. ValueError, TypeError: not a key.
     """
-    key = _check_key(key)
+    key = check_key(key)
     known = _known.get(key)
     if known is None:
         return _destroy_unknown(key) if force_destroy else -1
@@ -179,18 +244,22 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
     if left > 0 and not force_destroy:
         return left
     _known.pop(key, None)
-    return _unlink(known.last) if left >= 0 else -1
+    return _unlink(known.segment) if left >= 0 else -1
 
 
 def destroy(key: int | str) -> bool:
-    """Detach and destroy a segment, whoever else is attached. Tell whether there was one."""
+    """Detach and destroy a segment, even if others are attached. Tell whether there was one.
+
+    Blocks as `detach` does. Arguments and errors are those of `detach`.
+    """
     return detach(key, force_destroy=True) == 0
 
 
 def detach_all() -> int:
     """Detach everything, and return how many System V segments that destroyed.
 
-    It runs at exit, too. What cannot be destroyed is logged, and the rest goes on.
+    It runs at exit, too. Never blocks and raises nothing: it logs each segment that cannot be
+    destroyed, and goes on.
     """
     return sum(_detach_or_log(key) == 0 and isinstance(key, int) for key in list(_known))
 
@@ -204,12 +273,18 @@ def _detach_or_log(key: int | str) -> int:
 
 
 def get_total_size() -> int:
-    """Bytes that this process has attached, headers included."""
+    """Return the bytes that this process has attached, headers included.
+
+    Never blocks and raises nothing.
+    """
     return sum(known.bytes_attached() for known in list(_known.values()))
 
 
 def get_total_created_size() -> int:
-    """Bytes that this process has created and not destroyed, headers included."""
+    """Return the bytes that this process has created and not destroyed, headers included.
+
+    Never blocks and raises nothing. In a forked child it counts from 0.
+    """
     return sum(known.created for known in list(_known.values()))
 
 
@@ -218,9 +293,9 @@ def get_total_created_size() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _CleansUp:
-    """A signal handler that detaches everything, and then does what was done before."""
+    """A signal handler that detaches everything, and then calls the handler before it."""
 
-    before: Callable[[int, FrameType | None], Any] | signal.Handlers
+    before: Callable[[int, FrameType | None], Any] | int  # or signal.SIG_DFL
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         detach_all()
@@ -232,17 +307,23 @@ class _CleansUp:
 
 
 def cleanup_on_signals(*numbers: signal.Signals) -> None:
-    """Run `detach_all` when one of these signals comes, SIGTERM and SIGINT if none is given.
+    """Run `detach_all` when one of these signals comes, by default SIGTERM and SIGINT.
 
-    The handler that was there runs afterwards; where there was none the signal still kills.
-    A signal that is ignored stays ignored. Once they came, the arrays are detached:
-    ask for it where these signals mean the end. For the main thread; doing it twice is fine.
+    The previous handler runs afterwards; without one the signal still kills. An ignored signal
+    stays ignored. A signal detaches the arrays, so use this only for signals that end the
+    program. Calling it twice is fine. Never blocks.
+
+    Args:
+        numbers: signals, such as ``signal.SIGTERM``.
+
+    Raises:
+        ValueError: called in another thread than the main one. OSError: no such signal.
     """
     for number in numbers or (signal.SIGTERM, signal.SIGINT):
         before = signal.getsignal(number)
         if before == signal.SIG_IGN or before is None or isinstance(before, _CleansUp):
-            continue  # None: somebody's who is not Python's
-        signal.signal(number, _CleansUp(before))  # type: ignore[arg-type]  # an int is a Handlers
+            continue  # None: the handler was not installed by Python
+        signal.signal(number, _CleansUp(before))
 
 
 def _after_fork_in_child() -> None:
@@ -257,16 +338,36 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 # ---- steps ---------------------------------------------------------------------
 
 
-def _array(region: Region, type_key: str, *, created: int) -> SharedArray:
-    """Make the array, and know of it from now on."""
+def _array(region: _Attached, type_key: str, *, created: int) -> SharedArray:
+    """Make the array, and record it."""
     array, view = make(region, f"/{region.name}" if region.key is None else region.key, type_key)
-    known = _known.setdefault(_check_key(array.key), _Known(region))
-    if not known.last._segment.linked():  # somebody destroyed it, and this is another one
+    segment = region.segment
+    known = _known.setdefault(check_key(array.key), _Known(segment))
+    if not known.segment.linked():  # it was destroyed, and this is another segment
         known.created = 0
-    known.last = region
-    known.created = created or known.created
-    known.attached.append((region, view))
+        known.kept = None
+    known.segment = segment
+    if created:
+        known.created = created
+        known.kept = None if region.key is None else region
+    known.regions.add(region)
+    known.views[id(array)] = view
+    finalize(array, known.views.pop, id(array), None).atexit = False
+    _tidy()
     return array
+
+
+def _tidy() -> None:
+    """Forget keys that lead nowhere any more, when the number of keys has doubled.
+
+    So a program that uses another name for each message does not grow.
+    """
+    global _tidy_at
+    if len(_known) >= _tidy_at:
+        for key, known in list(_known.items()):
+            if known.is_old():
+                _known.pop(key, None)
+        _tidy_at = max(TIDY_FROM, 2 * len(_known))
 
 
 def _bytes_of(region: Region) -> int:
@@ -275,51 +376,16 @@ def _bytes_of(region: Region) -> int:
 
 def _destroy_unknown(key: int | str) -> int:
     try:
-        region = Region.attach(key, layout="raw", readonly=True)
+        region = _Attached.attach(key, layout="raw", readonly=True)
     except RegionNotFoundError:
         return -1
     with region:
-        return _unlink(region)
+        return _unlink(region.segment)
 
 
-def _unlink(region: Region) -> int:
+def _unlink(segment: Segment) -> int:
     try:
-        region.unlink()
+        segment.unlink()
     except RegionNotFoundError:
         return -1
     return 0
-
-
-def _check_type_key(type_key: str) -> None:
-    if not isinstance(type_key, str) or type_key not in TYPES:
-        raise ValueError(f"unknown type key {type_key!r}: choose one of {', '.join(TYPES)}")
-
-
-def _check_count(count: int) -> int:
-    count = check_length(count, "count")
-    if count > LENGTH_MAX:
-        raise ValueError(f"count must be at most {LENGTH_MAX}, not {count}")
-    return count
-
-
-def _check_perm(perm: int | str) -> int:
-    if isinstance(perm, bool) or not isinstance(perm, int | str):
-        raise TypeError(f"perm must be an int or a str, not {type(perm).__name__}")
-    if isinstance(perm, str):
-        if not re.fullmatch("[0-7]{1,3}", perm):
-            raise ValueError(f"perm must be up to three octal digits such as '660', not {perm!r}")
-        return int(perm, 8)
-    if not 0 <= perm <= 0o777:
-        raise ValueError(f"perm must be between 0 and 0o777, not {perm}: write 0o660 or '660'")
-    return perm
-
-
-def _check_key(key: int | str) -> int | str:
-    """The key as it is known by: a name without its slash."""
-    if isinstance(key, str):
-        return segment.check_name(key)
-    if isinstance(key, bool) or not isinstance(key, int):
-        raise TypeError(f"key must be an int or a str, not {type(key).__name__}")
-    if not 1 <= key <= KEY_MAX:
-        raise ValueError(f"key must be between 1 and {KEY_MAX}, not {key}")
-    return key

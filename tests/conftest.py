@@ -7,70 +7,54 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from forks import c_level_fork
 from peers import fresh_key, remove_segment, segment_of
+from rivals import Rival
+from traces import PREFIX, our_descriptors, our_locks, our_threads, shm_entries
+from waits import wait_until
 
 from shm_async import Region
 from shm_async import shm_typed_array as shm
-from shm_async.sysv import companion_of
+from shm_async._memory.names import companion_of
+
+if TYPE_CHECKING:
+    from databases import Server
 
 LOOPS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
     pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
     pytest.param(("trio", {}), id="trio"),
 ]
-PREFIX = f"shm-async-test-{os.getpid()}-"
+
+# A shell that starts the tests in the background has these signals ignored in them, and in the
+# programs that they start: then Ctrl-C could not be tried.
+for number, default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, default)
+
 _numbers = itertools.count()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give all tests that are skipped for one reason one line of the summary."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple):
+        report.longrepr = ("tests", None, report.longrepr[2])  # type: ignore[assignment]  # declared without tuples
+    return report
 
 
 @pytest.fixture(params=LOOPS)
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
-
-
-def shm_entries() -> set[str]:
-    """Entries that these tests make; other programs, and other runs, may come and go."""
-    return {entry for entry in os.listdir("/dev/shm") if entry.startswith(PREFIX)}
-
-
-def our_descriptors() -> dict[str, str]:
-    """The descriptors that a region could have opened: objects, eventfds, inotify instances."""
-    found = {}
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the one that lists the directory
-            target = os.readlink(f"/proc/self/fd/{fd}")
-            if target.startswith("/dev/shm") or "eventfd" in target or "inotify" in target:
-                found[fd] = target
-    return found
-
-
-def our_threads() -> set[str]:
-    """The waiting threads of the shim; Python's own are not ours to count."""
-    found = set()
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # it has ended
-            if Path(f"/proc/self/task/{task}/comm").read_text().strip() == "shm_async":
-                found.add(task)
-    return found
-
-
-def our_locks() -> list[str]:
-    rows = Path("/proc/locks").read_text().splitlines()
-    return [row for row in rows if str(os.getpid()) in row.split() and "FLOCK" in row]
-
-
-def locked_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmLck:")[2].split()[0]) * 1024
-
-
-def blocked_in_flock(pid: int) -> bool:
-    """Whether a thread of that process stands in the kernel's queue for a flock."""
-    rows = Path("/proc/locks").read_text().splitlines()
-    return any("->" in row and str(pid) in row.split() for row in rows)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +66,9 @@ def nothing_is_left() -> Iterator[None]:
         time.sleep(0.01)
     assert our_threads() == set(), "a waiting thread was left"
     assert our_descriptors() == descriptors, "a descriptor was left"
+    # another worker of a parallel run may have killed a process in the middle of a resize just now
+    with contextlib.suppress(TimeoutError, AssertionError):
+        wait_until(lambda: shm_entries() <= entries, 5)
     assert shm_entries() - entries == set(), "an entry in /dev/shm was left"
     assert our_locks() == [], "a lock was left"
 
@@ -102,73 +89,11 @@ def region(name: str) -> Iterator[Region]:
         yield region
 
 
-class Rival:
-    """Another process that locks the same object with flock(2) and knows nothing of us."""
-
-    PROGRAM = """
-import fcntl, os, struct, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-print("ready", flush=True)
-for line in sys.stdin:
-    word, *arguments = line.split()
-    if word == "truncate":
-        os.ftruncate(fd, int(arguments[0]))
-    elif word == "gate":
-        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", 1, 0, 1 << 62, 1, 0))  # F_OFD_SETLK, F_WRLCK
-    elif word == "leave":
-        fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", 2, 0, 1 << 62, 1, 0))  # F_UNLCK
-    else:
-        try:
-            fcntl.flock(fd, {"shared": 1, "exclusive": 2, "unlock": 8,
-                             "try-shared": 5, "try-exclusive": 6}[word])
-        except BlockingIOError:
-            print("busy", flush=True)
-            continue
-    print("done", flush=True)
-"""
-
-    def __init__(self, name: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", self.PROGRAM, f"/dev/shm/{name}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._answer() == "ready"
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def send(self, words: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(words + "\n")
-        self.process.stdin.flush()
-
-    def do(self, words: str) -> str:
-        """Have it done and return "done" or "busy"."""
-        self.send(words)
-        return self._answer()
-
-    def is_blocked(self) -> bool:
-        """Whether it stands in the kernel's queue for the lock."""
-        return blocked_in_flock(self.process.pid)
-
-    def finish(self) -> str:
-        """Wait for the answer to what was sent."""
-        return self._answer()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.close()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(10)
+@pytest.fixture
+def other(region: Region) -> Iterator[Region]:
+    """A second attachment, which the kernel keeps apart from the first as if in another process."""
+    with Region.attach(region.name) as other:
+        yield other
 
 
 @pytest.fixture
@@ -179,31 +104,9 @@ def rival(region: Region) -> Iterator[Rival]:
     rival.close()
 
 
-def writer_dies(region: Region, *, reap: bool = True) -> int:
-    """Have another process killed while it writes: its pid.
-
-    It has stored 1 in the first element. Not reaped, it is a zombie.
-    """
-    pid = os.fork()
-    if pid == 0:
-        try:
-            with region.write_lock() as view:
-                view[0] = 1
-                os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    if reap:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    else:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    return pid
-
-
-def path_of_tests() -> str:
-    """A PYTHONPATH for programs that import the modules beside this one."""
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
-    return os.pathsep.join(filter(None, paths))
+@pytest.fixture(params=[os.fork, c_level_fork], ids=["os.fork", "C fork"])
+def fork(request: pytest.FixtureRequest):
+    return request.param
 
 
 @pytest.fixture
@@ -220,14 +123,6 @@ def run_python(name: str) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for what happens in the kernel or another process and sends no event."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -254,3 +149,22 @@ def nothing_stays_attached(sysv_key: int) -> Iterator[None]:
     for key in list(shm._known):
         shm.destroy(key)
     assert (shm.get_total_size(), shm.get_total_created_size()) == (0, 0)
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator["Server"]:
+    """A server of PostgreSQL, for all tests that need one."""
+    from databases import chosen_server
+
+    server = chosen_server()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def address(database: "Server", name: str) -> Iterator[str]:
+    """The address of a region that nobody else uses; and proof that no session is left."""
+    from databases import nobody_is_left
+
+    yield f"{database.url}#{name}"
+    wait_until(lambda: nobody_is_left(database), 5)

@@ -1,38 +1,29 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "lock.h"
+#include "internal.h"
 
 /* ---- out, under no lock ------------------------------------------------------ */
 
-static int64_t low_bits(uint64_t generation)
+int64_t shma_snapshot_before(shma_snapshot *snapshot)
 {
-    return (int64_t)(generation & INT64_MAX);
-}
-
-int64_t shma_snapshot_before(const shma_snapshot *snapshot)
-{
-    off_t found = lseek(snapshot->fd, 0, SEEK_END);
     uint64_t generation;
-    int32_t code;
+    int32_t code = shma_identity_glance(snapshot->fd, snapshot->identity, snapshot->size);
 
-    if (found < 0)
-        return -errno;
-    if (found < snapshot->size)
-        return -ERANGE;
+    if (code < 0)
+        return code;
     code = shma_object_current(snapshot->fd, snapshot->sysv, snapshot->control, snapshot->linked);
     if (code < 0)
         return code;
     generation = shma_control_generation(snapshot->control);
-    return generation & 1 ? -EWOULDBLOCK : low_bits(generation);
+    return generation & 1 ? -EWOULDBLOCK : shma_low_bits(generation);
 }
 
 int64_t shma_snapshot_after(const shma_snapshot *snapshot)
 {
     __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the data was read before the generation is */
-    return low_bits(__atomic_load_n(&snapshot->control->generation, __ATOMIC_RELAXED));
+    return shma_low_bits(__atomic_load_n(&snapshot->control->generation, __ATOMIC_RELAXED));
 }
 
 /* ---- in, all at once ------------------------------------------------------------ */

@@ -15,12 +15,12 @@
 
 /* Process-wide, as signals are. `claimed` is written once, under `claim_once`. */
 static pthread_once_t claim_once = PTHREAD_ONCE_INIT;
-static int32_t claimed = -ENOSYS;
-static int32_t chosen = SHMA_INTERRUPT_ANY; /* written before anybody waits */
+static int32_t claimed = -SHMA_NO_SIGNAL;
+static int32_t chosen = SHMA_INTERRUPT_ANY; /* written before the first wait */
 
 static void interrupted(int number)
 {
-    (void)number; /* being called is all: the system call returns EINTR */
+    (void)number; /* the call alone makes the system call return EINTR */
 }
 
 static int install(int number)
@@ -39,20 +39,20 @@ static int is_free(int number)
            now.sa_handler == SIG_DFL;
 }
 
-/* Make it ours if nobody handles it: what is another's is left to him. */
-static int32_t take(int number)
+/* Make it ours if it has no handler. Leave it alone if it has one. */
+static int32_t take_signal(int number)
 {
-    return is_free(number) && install(number) == 0 ? number : -ENOSYS;
+    return is_free(number) && install(number) == 0 ? number : -SHMA_NO_SIGNAL;
 }
 
 static void claim(void)
 {
     if (chosen != SHMA_INTERRUPT_ANY) {
-        claimed = chosen == SHMA_INTERRUPT_OFF ? SHMA_INTERRUPT_OFF : take(chosen);
+        claimed = chosen == SHMA_INTERRUPT_OFF ? SHMA_INTERRUPT_OFF : take_signal(chosen);
         return;
     }
     for (int number = SIGRTMAX - 1; number >= SIGRTMIN && claimed < 0; number--)
-        claimed = take(number);
+        claimed = take_signal(number);
 }
 
 void shma_interrupt_choose(int32_t number) { chosen = number; }
@@ -72,9 +72,9 @@ static int is_ignored(int number)
 }
 
 /*
- * Somebody may have set our signal back to its default since, which would end
- * the process, or to be ignored, which would interrupt nothing. Put the handler back; leave a foreign handler alone, as being
- * called interrupts the system call just as well.
+ * Other code may have reset our signal to its default since, which would end the process, or
+ * have it ignored, which would interrupt nothing. Put the handler back then. Leave a foreign
+ * handler alone: its call interrupts the system call just as well.
  */
 static int still_handled(int number)
 {
@@ -90,9 +90,7 @@ int32_t shma_interrupt_timer_new(timer_t *timer)
         return number;
     event.sigev_signo = number;
     event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
-    if (timer_create(CLOCK_MONOTONIC, &event, timer) == 0)
-        return 0;
-    return errno == EAGAIN ? -ENOBUFS : -errno; /* EAGAIN would read as "busy" */
+    return timer_create(CLOCK_MONOTONIC, &event, timer) < 0 ? -SHMA_NO_TIMER : 0;
 }
 
 int32_t shma_interrupt_timer_arm(timer_t timer, int64_t first)

@@ -5,15 +5,18 @@
  * return EINTR. One signal is not enough: it may land just before the system
  * call, where it changes nothing. So a POSIX timer sends it to the one thread
  * again and again, until that thread disarms it. The kernel does the repeating:
- * nobody polls, and nobody has to be alive to do it.
+ * no thread polls, and no thread must stay alive for it.
  */
+#ifndef SHMA_INTERRUPT_H
+#define SHMA_INTERRUPT_H
+
 #include <stdint.h>
 #include <time.h>
 
 /* How soon a signal that came too early is sent again. */
 enum { SHMA_INTERRUPT_AGAIN_NS = 200000 };
 
-/* A timer of the calling thread; it must delete it. -errno on failure. */
+/* A timer that signals the calling thread, which must delete it. -errno on failure. */
 int32_t shma_interrupt_timer_new(timer_t *timer);
 
 /*
@@ -22,3 +25,5 @@ int32_t shma_interrupt_timer_new(timer_t *timer);
  */
 int32_t shma_interrupt_timer_arm(timer_t timer, int64_t first);
 int32_t shma_interrupt_timer_disarm(timer_t timer);
+
+#endif

@@ -33,10 +33,24 @@ int32_t shma_sysv_stat(int32_t id, shma_sysv_facts *facts)
     facts->attached = found.shm_nattch;
     facts->key = (uint32_t)found.shm_perm.__key;
     facts->uid = found.shm_perm.uid;
+    facts->gid = found.shm_perm.gid;
     facts->mode = found.shm_perm.mode & 0777;
     facts->creator_pid = (uint32_t)found.shm_cpid;
     facts->removed = (found.shm_perm.mode & SHM_DEST) != 0;
     return 0;
+}
+
+int32_t shma_sysv_give(int32_t id, int64_t uid, int64_t gid)
+{
+    struct shmid_ds found;
+
+    if (shmctl(id, IPC_STAT, &found) < 0)
+        return -errno;
+    if (uid >= 0)
+        found.shm_perm.uid = (uid_t)uid;
+    if (gid >= 0)
+        found.shm_perm.gid = (gid_t)gid;
+    return shmctl(id, IPC_SET, &found) < 0 ? -errno : 0;
 }
 
 int32_t shma_sysv_place(int32_t id, void *address, int32_t writable)
@@ -63,7 +77,4 @@ int32_t shma_sysv_read(int32_t id, uint64_t offset, uint8_t *target, uint64_t si
     return shmdt(data) < 0 ? -errno : 0;
 }
 
-int32_t shma_sysv_remove(int32_t id)
-{
-    return shmctl(id, IPC_RMID, NULL) < 0 ? -errno : 0;
-}
+int32_t shma_sysv_remove(int32_t id) { return shmctl(id, IPC_RMID, NULL) < 0 ? -errno : 0; }

@@ -6,17 +6,15 @@ a script reaches, not which of the shim: that is what the sanitizers' build is f
 
 import os
 import sys
-from pathlib import Path
 from zlib import crc32
 
 import atheris
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 with atheris.instrument_imports(include=["shm_async"]):
     import hostile
 
-from shm_async import RegionFormatError, control
+from shm_async import RegionFormatError
+from shm_async._memory import control
 
 NAME = f"shm-async-fuzz-{os.getpid()}"
 SIZE = control.managed_size(40)

@@ -57,6 +57,7 @@ BUSY_COHORT = "COHORTS=1 TASKS=2 SEATS=1 ROUNDS=0 HERO=2"
 SEARCHES = (
     # ---- between processes: every system call is a step ----
     Search("seats", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1"),
+    Search("seats-spin", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 SPINS=1"),
     Search("seats-convert", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 UPGRADES=7 DOWNGRADES=1"),
     Search(
         "seats-crash",
@@ -86,7 +87,9 @@ SEARCHES = (
     Search("live-gate", BUSY_READERS, "gets_in_by_gate"),
     Search("live-gate-mixture", BUSY_MIXTURE, "gets_in_by_gate"),
     Search("live-at-gate", BUSY_MIXTURE, "gets_in_from_gate"),
-    Search("live-passers", f"{BUSY_MIXTURE} PASS_SLEEPERS=1", "gets_in_by_both"),
+    Search("live-spin", f"{BUSY_MIXTURE} SPINS=1", "gets_in_by_gate"),
+    Search("live-spin-at-gate", f"{BUSY_MIXTURE} SPINS=1", "gets_in_from_gate"),
+    Search("live-passers", f"{BUSY_MIXTURE} PASS_SLEEPERS=1", "gets_in_by_gate"),
     Search("live-shared-hold", f"{BUSY_COHORT} READS=3 WRITES=4", "gets_in_by_gate"),
     Search("live-hand-over", f"{BUSY_COHORT} READS=0", "gets_in_by_gate"),
     Search("live-queue", "COHORTS=1 TASKS=3 ROUNDS=0 READS=3 WRITES=4 HERO=2", "gets_in"),
@@ -102,11 +105,18 @@ SEARCHES = (
         "gets_in_by_gate",
         CYCLE,
     ),
-    Search("passers-without-luck", f"{BUSY_READERS} PASS_SLEEPERS=1", "gets_in_by_gate", CYCLE),
     Search("split-conversion", "SEATS=2 UPGRADES=3 SPLIT_CONVERSION=1", None, ASSERTION),
     Search("nobody-passes", f"{THREE_SEATS} SLEEPERS=1", None, DEADLOCK),
     # ---- a rule left out ----
     Search("hint-unheeded", f"{BUSY_MIXTURE} HINT_UNHEEDED=1", "gets_in_from_gate", CYCLE),
+    Search(
+        "passes-at-first-sight",
+        f"{THREE_SEATS} PASS_SLEEPERS=1 PASSES_AT_FIRST_SIGHT=1",
+        None,
+        ASSERTION,
+    ),
+    Search("passes-at-once", f"{THREE_SEATS} PASS_SLEEPERS=1 PASSES_AT_ONCE=1", None, ASSERTION),
+    Search("ticketless", f"{THREE_SEATS} ROUNDS=2 PASS_SLEEPERS=1 TICKETLESS=1", None, ASSERTION),
     Search("hint-never-cleared", f"{THREE_SEATS} CLEAR_HINT_NEVER=1", None, ASSERTION),
     Search("hint-cleared-late", f"{THREE_SEATS} CLEAR_HINT_LATE=1", None, ASSERTION),
     Search("joined-upgrader", f"{BUSY_UPGRADER} JOINS_PAST_THE_QUEUE=1", "gets_in", CYCLE),

@@ -1,5 +1,5 @@
 /*
- * The coroutines of one event loop (asynclock.py, Cohort) and their waiting thread (waiter.c).
+ * The coroutines of one event loop (cohort.py) and their waiting thread (waiter.c, waiter_thread.c).
  *
  * A stretch of the loop between two awaits is one step (atomic), system calls and all: nothing
  * else of its cohort can run meanwhile, and the races between processes inside such a stretch
@@ -472,6 +472,7 @@ end:
 proctype Thread(byte c)
 {
 	bit deaf; /* true in a mutation only */
+	bit passed;
 
 	{
 	skip;
@@ -492,11 +493,16 @@ end:
 			fi
 		};
 #endif
+again:
 		if
 		:: atomic { gate == 0 -> gate = c + 1 }
 		:: cancelled[c] && !deaf -> goto ended
-		:: atomic { PASS_SLEEPERS && gate != 0 && CAN(c, EX) -> take(c, EX); EVENT(PASSED_A_SLEEPER) };
+		:: atomic { LOOKS(c) -> look_for_a_sleeper(c, passed) };
 			atomic {
+				if
+				:: !passed -> drop(c); goto again
+				:: else
+				fi;
 				if
 				:: mode[c] == SH -> assert(CAN(c, SH)); take(c, SH)
 				:: else

@@ -30,6 +30,7 @@
 #define RECOVERY_FAILED 23
 #define CLEARED_A_WORD 24
 #define WAS_TOLD 25
+#define LEFT_IT_ITS_CHANCE 26
 
 #ifdef EVENTS
 c_decl {

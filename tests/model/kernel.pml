@@ -66,21 +66,76 @@ inline set_hint()
 	hint = true
 }
 
+/*
+ * pass_a_sleeper: those who queue go past the one at the gate once they have looked twice, and
+ * found the flock free and the same one at the gate. Between two looks lies SHMA_GATE_CHANCE_NS,
+ * in which everybody who is awake runs: so the second look waits for the step that the one at
+ * the gate, if awake, can make then. At each look the flock is taken for a moment.
+ */
+byte seen;   /* bit p: it has looked, and the one whom it saw there is at the gate still */
+byte awaited; /* p + 1: the one at the gate, awake when somebody looked, has not moved since */
+byte sleeping; /* bit p: at the gate, for ever */
+
+#define GATE_SLEEPS (sleeping & BIT(gate - 1))
+
+#ifdef PASSES_AT_FIRST_SIGHT
+#define MAY_PASS(p) true
+#elif defined(PASSES_AT_ONCE)
+#define MAY_PASS(p) (seen & BIT(p))
+#else
+#define MAY_PASS(p) ((seen & BIT(p)) && awaited != gate)
+#endif
+
+#define LOOKS(p) (PASS_SLEEPERS && gate != 0 && CAN(p, EX) && (MAY_PASS(p) || !(seen & BIT(p))))
+
+/* Ends with `passed`: the flock is p's, and is to be dropped if not. One step. */
+inline look_for_a_sleeper(p, passed)
+{
+	passed = MAY_PASS(p);
+	take(p, EX);
+	if
+	:: passed ->
+		assert(GATE_SLEEPS);
+		seen = seen & ~BIT(p);
+		EVENT(PASSED_A_SLEEPER)
+	:: else ->
+		seen = seen | BIT(p);
+		awaited = (GATE_SLEEPS -> awaited : gate);
+		EVENT(LEFT_IT_ITS_CHANCE)
+	fi
+}
+
+/* Another stay at the gate has another ticket. */
+inline nobody_at_gate()
+{
+	gate = 0;
+	awaited = 0;
+#ifndef TICKETLESS
+	seen = 0
+#endif
+}
+
+inline falls_asleep(p)
+{
+	sleeping = sleeping | BIT(p);
+	awaited = 0
+}
+
 /* shma_gate_leave: two steps, a store and a system call. */
 inline gate_leave(p)
 {
 #ifdef CLEAR_HINT_LATE
-	gate = 0;
+	atomic { nobody_at_gate() };
 	hint = false
 #elif defined(CLEAR_HINT_NEVER)
-	gate = 0
+	atomic { nobody_at_gate() }
 #else
 	hint = false;
-	gate = 0
+	atomic { nobody_at_gate() }
 #endif
 }
 
-/* begin_write and end_write of flock.c: stores, no system call. */
+/* shma_generation_begin and shma_lock_unmark of generation.c: stores, no system call. */
 inline begin_write(p)
 {
 	writing = writing | BIT(p);
@@ -111,7 +166,11 @@ inline die(p, tasks)
 {
 	dead = dead | BIT(p);
 	drop(p);
-	gate = (gate == p + 1 -> 0 : gate);
+	if
+	:: gate == p + 1 -> nobody_at_gate()
+	:: else
+	fi;
+	seen = seen & ~BIT(p);
 	writing = writing & ~BIT(p);
 	if
 	:: inside_w & (tasks) -> owed = true

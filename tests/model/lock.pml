@@ -23,12 +23,13 @@
  *   CAN, take, try_flock, drop       flock(LOCK_SH | LOCK_EX, .. | LOCK_NB, LOCK_UN), close
  *   gate == 0 -> gate = p + 1        shma_gate_enter: F_OFD_SETLK (try), F_OFD_SETLKW (wait)
  *   set_hint, gate_leave             hint() and shma_gate_leave in gate.c
- *   begin_write, end_write           the same in flock.c; stores only, so one step with
- *                                    what stands next to them
+ *   begin_write, end_write           shma_generation_begin, shma_lock_unmark; stores only, so
+ *                                    one step with what stands next to them
  *   Seat: try, queue, block          try_lock and try_through_gate; shma_gate_wait
  *   Seat: release, unlock, give_up   shma_lock_release, shma_lock_give_up
- *   PASS_SLEEPERS                    pass_a_sleeper; tries that fail change nothing, so only the
- *                                    one that succeeds is a step
+ *   PASS_SLEEPERS                    pass_a_sleeper; a look that finds the flock taken, and one
+ *                                    that finds what the last one found, change nothing and
+ *                                    are no steps
  *   Thread                           thread_main, serve, shma_gate_wait; give_back
  *   cancelled[c] -> goto over        EINTR from the interrupt, which is repeated until the
  *                                    request has ended; waiter_cancel is shma_waiter_cancel
@@ -39,12 +40,12 @@
  * What is left out:
  *
  *   Clocks. What a timeout, MAX_KEEP, COLLECT_MS or the gate's patience may do, may happen at any
- *   moment. MAX_PASSES is 1 or 2 in place of 64. MAX_SHARE, for foreign programs, is not there.
+ *   moment; but the one at the gate runs within SHMA_GATE_CHANCE_NS if it is awake. MAX_PASSES is 1 or 2 in place of 64. MAX_SHARE, for foreign programs, is not there.
  *   Fork, close and abandon, a truncated object, errors of system calls, nested reads, a control
  *   page that is missing (F_OFD_GETLK in place of the hint). Of a read-only attachment there is
  *   that it sets no hint (READ_ONLY), not that its like share the gate.
  *   Memory order: the hint and the generation are as one processor sees them.
- *   The eventfd, the mutex and the condition of waiter.c: a state that changes under the mutex
+ *   The eventfd, the mutex and the condition of the waiter: a state that changes under the mutex
  *   changes in one step, and every wake-up of a condition arrives. But a wait that times out
  *   and the mutex that is taken afterwards are two steps (GIVES_BACK).
  *   Inside a cohort's stretch other processes do not move. seat.pml makes the same system calls
@@ -69,6 +70,9 @@
 #define PROCESSES (COHORTS + SEATS)
 #define COHORT_TASKS (COHORTS * TASKS)
 #define EVERYBODY (BIT(COHORT_TASKS + SEATS) - 1)
+#ifndef SPINS
+#define SPINS 0 /* 1: a seat tries a busy lock once more before it waits */
+#endif
 #ifndef READS
 #define READS EVERYBODY
 #endif
@@ -216,9 +220,4 @@ ltl gets_in_from_gate { [] (WANTS && AT_GATE -> <> GETS_IN) }
 ltl gets_in_by_gate { ([]<> COULD_TAKE_GATE -> []<> AT_GATE) -> [] (WANTS -> <> GETS_IN) }
 /* Who waits for a flock that is free for it again and again gets it some time. */
 ltl gets_in_by_flock { ([]<> COULD_TAKE_FLOCK -> []<> GETS_IN) -> [] (WANTS -> <> GETS_IN) }
-/* Both. */
-ltl gets_in_by_both {
-	(([]<> COULD_TAKE_GATE -> []<> AT_GATE) && ([]<> COULD_TAKE_FLOCK -> []<> GETS_IN)) ->
-		[] (WANTS -> <> GETS_IN)
-}
 #endif

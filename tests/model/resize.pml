@@ -1,6 +1,6 @@
 /*
- * Replacing an object under its lock: attachment.py (replace, successor), segment.c
- * (shma_object_current) and flock.c (current).
+ * Replacing an object under its lock: attachment.py (replace, successor), object.c
+ * (shma_object_current) and generation.c (shma_lock_current).
  *
  * Every process is attached to one object. It takes that one's exclusive lock, looks whether the
  * object is still the one to use, and writes; or resizes: a new object with the data, the word

@@ -1,9 +1,10 @@
 /*
- * A thread that blocks, on an OFD of its own (synclock.py, Seat; hold.py). Every system call
+ * A thread that blocks, on an OFD of its own (seat.py). Every system call
  * and every store to the control page is a step of its own, so this is where the races between
  * processes are looked for. p is its OFD, t its task.
  *
- *   try      shma_lock_try_shared / _exclusive: try_lock, try_through_gate
+ *   try      shma_lock_try_shared / _manner: shma_lock_attempt, try_through_gate
+ *   spin     shma_spin: a look at the hint and one more try; further ones add nothing new
  *   queue    shma_lock_wait: shma_gate_wait, again and again (Seat.wait)
  *   give_up  a timeout or a signal handler's exception: shma_lock_give_up
  *   release  shma_lock_release; the task believes itself outside from its first step on
@@ -15,6 +16,7 @@ proctype Seat(byte p; byte t)
 	byte round, want;
 	bit code;
 	bit upgrading; /* it waits because its upgrade() met a conflict */
+	bit spun;      /* in this round */
 
 	{
 	skip;
@@ -27,6 +29,7 @@ next:
 		:: !SEAT_DONE && (WRITES & BIT(t)) -> want = EX
 		fi;
 		round = (ROUNDS > 0 -> round + 1 : 0);
+		spun = false;
 		if /* shma_gate_is_taken: a load */
 #ifndef HINT_UNHEEDED
 		:: hint && !GATELESS -> goto through
@@ -34,11 +37,21 @@ next:
 		:: else
 		fi
 	};
+spin:
 	atomic {
 		try_flock(p, want, code);
 		if
 		:: code -> goto granted
-		:: else -> waiting = waiting | BIT(t); goto queue
+		:: !code && SPINS && !spun -> spun = true
+		:: !code -> waiting = waiting | BIT(t); goto queue
+		fi
+	};
+	atomic {
+		if
+#ifndef HINT_UNHEEDED
+		:: hint && !GATELESS -> waiting = waiting | BIT(t); goto queue
+#endif
+		:: else -> goto spin
 		fi
 	};
 through: /* try_through_gate */
@@ -67,9 +80,13 @@ queue:
 		fi
 	   }
 	:: GATELESS -> goto block
-	:: atomic { PASS_SLEEPERS && gate != 0 && CAN(p, EX) -> take(p, EX); EVENT(PASSED_A_SLEEPER) };
-		/* a reader converts; nothing can stand in the way */
+	:: atomic { LOOKS(p) -> look_for_a_sleeper(p, code) };
 		atomic {
+			if
+			:: !code -> drop(p); goto queue
+			:: else
+			fi;
+			/* a reader converts; nothing can stand in the way */
 			if
 			:: want == SH -> assert(CAN(p, SH)); take(p, SH)
 			:: else
@@ -181,7 +198,7 @@ give_up:
 	goto unlock;
 
 asleep: /* SIGSTOP, for ever; it has the gate */
-	atomic { forget(BIT(t)); finished = finished | BIT(t) };
+	atomic { falls_asleep(p); forget(BIT(t)); finished = finished | BIT(t) };
 end_asleep:
 	false;
 

@@ -1,0 +1,1 @@
+"""Build against build: ``python -m benchmarks builds --help``."""

@@ -1,0 +1,1 @@
+"""The lock of a region: its holders, its waiters, and the recovery from a holder's death."""

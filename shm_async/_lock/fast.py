@@ -1,0 +1,260 @@
+"""ReadHold and WriteHold, and the shortest way in and out of a free lock.
+
+That is what happens most, so `__aenter__` and `__aexit__` spell it out: a look at one flag,
+one call into C, one view. They do what `Cohort.try_write`, `try_read`, `leave_write` and
+`leave_read` do, which come into play as soon as anything is out of the ordinary. A view is a
+slice, or of memory that is read-only `toreadonly()`, which is the same and a little cheaper.
+"""
+
+from collections.abc import Awaitable, Generator
+from threading import get_ident
+from types import TracebackType, coroutine
+from typing import Any
+
+from .._native import lock_release, lock_spin_exclusive, lock_spin_shared
+from . import slow
+from .cohort import Cohort
+from .deadlines import Deadline
+from .hold import Hold
+from .state import ALL
+from .ways import InThread
+
+__all__ = ["DONE", "ReadHold", "WriteHold"]
+
+
+@coroutine
+def _nothing() -> Generator[None, None, None]:
+    return
+    yield
+
+
+def _done() -> Awaitable[None]:
+    """What can be awaited any number of times, and does nothing: `__aexit__` returns it.
+
+    A generator that has ended: the interpreter asks it without a call, an allocation or a
+    lookup, which an `async with` of a free lock notices.
+    """
+    ended = _nothing()
+    next(ended, None)
+    return ended
+
+
+DONE = _done()
+
+
+class WriteHold(Hold):
+    """The write lock: one holder, nobody else. Its view is writable."""
+
+    __slots__ = ()
+    exclusive = True
+
+    def __enter__(self) -> memoryview:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise self._in_use() from None
+        except BaseException:
+            self._free.append(None)
+            raise
+        seat = None
+        try:
+            try:
+                seat = self._table.pool.free.pop()
+                if not lock_spin_exclusive(seat.handle):
+                    self._at = seat
+                    view = self._view = seat.writable[ALL]
+                    self._held.append(None)
+                    return view
+                busy, seat = seat, None  # never to the pool twice: two threads would share it
+                busy.abandon()
+            except IndexError:
+                pass  # no seat is free
+            return slow.run(self._acquire(InThread(Deadline(self._timeout))))
+        except BaseException:
+            self._give_up(seat)
+            raise
+
+    async def __aenter__(self) -> memoryview:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise self._in_use() from None
+        except BaseException:
+            self._free.append(None)
+            raise
+        try:
+            cohort = self._table.cohort
+            if cohort.idle and self.plain:
+                try:
+                    task = cohort.tasks[cohort.native]
+                    if task is not None and not lock_spin_exclusive(cohort.handle):
+                        cohort.idle = False
+                        cohort.writer = task
+                        cohort.kept_since = 0.0
+                        self._at = cohort
+                        view = self._view = cohort.writable[ALL]
+                        return view
+                except KeyError:  # another loop runs in this thread by now
+                    pass
+                except BaseException:
+                    self._undo()
+                    cohort.take_back()
+                    raise
+            return await self._acquire(self._way())
+        except BaseException:
+            self._unclaim()
+            raise
+
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Awaitable[None]:
+        view: Any = self._view
+        cohort: Any = self._at  # where it was entered, as a rule
+        if view is None or cohort.queue or cohort.writer is None:
+            self._leave_if_held()
+            return DONE
+        self._view = self._at = None
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        finally:
+            try:
+                code = lock_release(cohort.handle)
+            finally:
+                cohort.writer = None
+                cohort.idle = True
+                self._free.append(None)
+        if code or cohort.ended:
+            cohort.left(code)
+        return DONE
+
+
+class ReadHold(Hold):
+    """A read lock: many holders at once, no writer. Its view is read-only."""
+
+    __slots__ = ()
+    exclusive = False
+
+    def __enter__(self) -> memoryview:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise self._in_use() from None
+        except BaseException:
+            self._free.append(None)
+            raise
+        seat = None
+        try:
+            try:
+                seat = self._table.pool.free.pop()
+                if not lock_spin_shared(seat.handle):
+                    self._at = seat
+                    view = self._view = seat.readable.toreadonly()
+                    self._held.append(None)
+                    return view
+                busy, seat = seat, None  # never to the pool twice: two threads would share it
+                busy.abandon()
+            except IndexError:
+                pass  # no seat is free
+            return slow.run(self._acquire(InThread(Deadline(self._timeout))))
+        except BaseException:
+            self._give_up(seat)
+            raise
+
+    async def __aenter__(self) -> memoryview:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise self._in_use() from None
+        except BaseException:
+            self._free.append(None)
+            raise
+        try:
+            cohort = self._table.cohort
+            if cohort.idle and self.plain:
+                try:
+                    task = cohort.tasks[cohort.native]
+                    if task is not None and not lock_spin_shared(cohort.handle):
+                        cohort.idle = False
+                        cohort.readers[task] = 1
+                        cohort.kept_since = 0.0
+                        self._task = task
+                        self._at = cohort
+                        view = self._view = cohort.readable.toreadonly()
+                        return view
+                except KeyError:  # another loop runs in this thread by now
+                    pass
+                except BaseException:
+                    self._undo()
+                    cohort.take_back()
+                    raise
+            elif cohort.readers and self.plain:
+                joined = self._join(cohort)
+                if joined is not None:
+                    return joined
+            return await self._acquire(self._way())
+        except BaseException:
+            self._unclaim()
+            raise
+
+    def _join(self, cohort: Cohort) -> memoryview | None:
+        """Read together with the readers of this loop that are inside; None: not at once."""
+        try:
+            task = cohort.tasks[cohort.native] if cohort.thread == get_ident() else None
+        except KeyError:  # another loop runs in this thread by now
+            return None
+        if task is None:
+            return None
+        before = cohort.readers.get(task, 0)
+        try:
+            if cohort.try_join(task, before):
+                return None
+            self._task = task
+            self._at = cohort
+            view = self._view = cohort.readable.toreadonly()
+            return view
+        except BaseException:
+            self._undo()
+            cohort.give_up(task, before)
+            raise
+
+    def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Awaitable[None]:
+        view: Any = self._view
+        cohort: Any = self._at  # where it was entered, as a rule
+        if view is None or cohort.queue or cohort.writer is not None:
+            self._leave_if_held()
+            return DONE
+        self._view = self._at = None
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        finally:
+            readers, task = cohort.readers, self._task
+            code = count = 0
+            try:
+                count = readers[task]
+                if count > 1:
+                    readers[task] = count - 1
+                else:
+                    del readers[task]
+                    if not readers:
+                        code = lock_release(cohort.handle)
+                        cohort.idle = True
+            except BaseException:
+                cohort.finish_leaving(task, count)
+                raise
+            finally:
+                self._free.append(None)
+        if code or (cohort.ended and not readers):
+            cohort.left(code)
+        return DONE

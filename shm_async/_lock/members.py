@@ -1,0 +1,254 @@
+"""The tasks of one event loop that hold the lock, and acquiring it without waiting."""
+
+from collections import deque
+from collections.abc import Callable
+from threading import get_ident
+from time import monotonic
+from typing import ClassVar
+
+from .._native import (
+    BUSY,
+    MARK,
+    LockHandle,
+    lock_bind,
+    lock_mode,
+    lock_release,
+    lock_spin_manner,
+    lock_spin_shared,
+    lock_try_manner,
+    lock_try_nested,
+    lock_try_shared,
+)
+from .loops import NO_TASK, Loop, Task, Waiter, runs_another_loop
+from .ofd import Ending, LockCloser, Opener
+from .owners import Loose, owner_of
+from .request import Request
+from .slow_wait import Alarm
+from .statistics import Tally
+
+__all__ = ["MAX_KEEP", "NOBODY", "Members"]
+
+#: Seconds for which a cohort may keep the kernel's lock while others could be waiting. This
+#: bound counts if holds are long.
+MAX_KEEP = 0.002
+
+#: Seconds for which readers may go on joining readers while no waiter is seen at the gate: a
+#: program that uses flock without the gate cannot be seen.
+MAX_SHARE = 0.05
+
+#: The value of `writer` while there is none.
+NOBODY: Task = None
+
+
+class Members:
+    """The tasks of one event loop that are inside, and the OFD that has the kernel's lock for them.
+
+    Invariants, between any two awaits:
+
+    * `writer` is the task inside that writes, or NOBODY; `readers` counts holds by task.
+      Never both.
+    * A task is inside <=> the OFD holds the kernel's lock, in the matching mode.
+    * `idle` <=> no task is inside or queued, and no request is under way: the next task may try
+      the kernel at once.
+    """
+
+    __slots__ = (
+        "alarm",
+        "closer",
+        "ended",
+        "gate",
+        "handle",
+        "idle",
+        "kept_since",
+        "loop",
+        "max_share",
+        "name",
+        "native",
+        "opener",
+        "passes",
+        "queue",
+        "readable",
+        "readers",
+        "request",
+        "tally",
+        "tasks",
+        "thread",
+        "writable",
+        "writer",
+    )
+
+    in_loop: ClassVar[bool] = True
+
+    def __init__(self, opener: Opener, loop: Loop) -> None:
+        self.handle: LockHandle
+        self.closer: LockCloser | None  # dropped to close the OFD
+        self.handle, self.closer = opener.open()
+        lock_bind(self.handle)
+        self.opener = opener
+        self.readable = opener.readable  # the data that the lock guards; a holder gets a slice
+        self.writable = opener.writable
+        self.tally: Tally = opener.ledger.open(self.handle)
+        self.loop = loop
+        self.native = loop.native
+        self.tasks = loop.tasks
+        self.thread = get_ident()
+        self.name = opener.mapping.name
+        self.gate = opener.gate  # gate[0]: another process or thread waits there
+        self.max_share = MAX_KEEP if self.gate is None else MAX_SHARE
+        self.writer: Task = NOBODY
+        self.readers: dict[Task, int] = {}
+        self.queue: deque[Waiter] = deque()
+        self.tally.queue = self.queue
+        self.request = Request(self.handle, loop, self.name, self.tally)
+        self.idle = True
+        self.ended: Ending | None = None  # once it has ended: makes the error for newcomers
+        self.kept_since = 0.0  # for MAX_KEEP, see kept_for; 0.0: not known
+        self.passes = 0  # hand-overs since then, for MAX_PASSES
+        self.alarm = Alarm()  # for waits that last too long
+
+    def is_foreign(self) -> bool:
+        """Tell whether the caller may not use it, as it runs in another thread or event loop."""
+        if self.thread == get_ident() and self.current_task() is not None:
+            return False
+        if self.loop.is_over():
+            return False
+        return self.thread != get_ident() or runs_another_loop(self.native)
+
+    def current_task(self) -> Task:
+        """Return the running task of our loop; None in a callback, or if another loop runs."""
+        try:
+            return self.tasks[self.native]
+        except KeyError:
+            return None
+
+    # ---- enter ----------------------------------------------------------------
+
+    def try_enter(
+        self, exclusive: bool, task: Task, manner: int = MARK, *, spin: bool = False
+    ) -> int:
+        """Take the lock if that needs no waiting. Return 0, BUSY, FORKED or another -errno."""
+        return self.try_write(task, manner, spin) if exclusive else self.try_read(task, spin)
+
+    def try_write(self, task: Task, manner: int, spin: bool = False) -> int:
+        if not self.idle:
+            return BUSY
+        code = self._try(lock_spin_manner if spin else lock_try_manner, manner)
+        if code == 0:
+            self.idle = False
+            self.writer = task
+            self.kept_since = 0.0
+        return code
+
+    def try_read(self, task: Task, spin: bool = False) -> int:
+        readers = self.readers
+        if self.idle:
+            code = self._try(lock_spin_shared if spin else lock_try_shared)
+            if code == 0:
+                self.idle = False
+                readers[task] = 1
+                self.kept_since = 0.0
+            return code
+        return self.try_join(task, readers.get(task, 0)) if readers else BUSY
+
+    def try_join(self, task: Task, before: int) -> int:
+        """Read together with the readers that are inside. Return 0 or BUSY.
+
+        `before` is the number of locks that the task has inside.
+        """
+        if before:  # a nested read must not wait for its own task
+            self.readers[task] = before + 1
+        elif (not self.queue and self.may_join()) or self.may_read_already(owner_of(task)):
+            self.readers[task] = 1
+        else:
+            return BUSY
+        self.tally.joined += 1
+        return 0
+
+    def may_read_already(self, task: Task) -> bool:
+        """Tell whether one of the readers is that task, or may be: see owners.py."""
+        return task in self.readers or any(
+            type(reader) is Loose and reader.may_belong_to(task) for reader in self.readers
+        )
+
+    def is_loose(self) -> bool:
+        """Tell whether one of the readers acquired its lock without a block."""
+        return any(type(reader) is Loose for reader in self.readers)
+
+    def try_nested(self, task: Task) -> int:
+        """Share the lock past the gate, for a task whose thread shares it already."""
+        if not self.idle:
+            return BUSY
+        code = self._try(lock_try_nested)
+        if code == 0:
+            self.idle = False
+            self.readers[task] = 1
+            self.kept_since = 0.0
+        return code
+
+    def may_join(self) -> bool:
+        """Tell whether a new reader may share the lock that readers of this loop hold."""
+        if self.gate is not None and self.gate[0]:
+            return False
+        if not self.kept_since:
+            self.kept_for()
+        return monotonic() - self.kept_since < self.max_share
+
+    def kept_for(self) -> float:
+        """Return for how long others may have been kept out, in seconds.
+
+        An uncontended grant does not read the clock. The first task that queues or joins does.
+        """
+        now = monotonic()
+        if not self.kept_since:
+            self.kept_since = now
+            self.passes = 0
+        return now - self.kept_since
+
+    def _try(self, call: Callable[..., int], *arguments: int) -> int:
+        try:
+            return call(self.handle, *arguments)
+        except BaseException:
+            self.take_back()
+            raise
+
+    def take_back(self) -> None:
+        """Be idle again after an exception (Ctrl-C) while the idle cohort took the lock."""
+        if self.thread != get_ident():
+            return
+        if lock_mode(self.handle):
+            lock_release(self.handle)
+        self.writer = NOBODY
+        self.readers.clear()
+        self.idle = self.ended is None
+
+    def refuse_to_wait_for_oneself(self, exclusive: bool, task: Task) -> None:
+        """Raise RuntimeError if a block of that task has the lock: it would wait for itself."""
+        if task is NO_TASK:
+            return
+        if self.writer is task:
+            raise RuntimeError(
+                f"this task holds the write lock of region {self.name!r} already and would "
+                "wait for itself: use the view that it has, or release the lock first"
+            )
+        if exclusive and task in self.readers:
+            raise RuntimeError(
+                f"this task holds a read lock of region {self.name!r} and would wait for "
+                "itself: upgrade() the lock that it has, or release it first"
+            )
+
+    # ---- facts ----------------------------------------------------------------
+
+    def occupied(self) -> bool:
+        return self.writer is not NOBODY or bool(self.readers)
+
+    def inside(self, task: Task) -> int:
+        """Return the number of locks that the task has inside."""
+        return self.readers.get(task, 0) + (self.writer is task)
+
+    def has(self, task: Task) -> bool:
+        """Tell whether that task is inside."""
+        return self.writer is task or task in self.readers
+
+    def conflicts(self, exclusive: bool) -> bool:
+        """Tell whether the tasks inside exclude a newcomer of that kind."""
+        return self.occupied() if exclusive else self.writer is not NOBODY

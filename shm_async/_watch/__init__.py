@@ -1,0 +1,1 @@
+"""Looking at regions: snapshots, changes, holders, and the regions of this host."""

@@ -1,0 +1,106 @@
+"""The spelled-out way in and out of a free lock leaves what the slow way leaves, field by field."""
+
+from collections.abc import Callable
+
+import pytest
+
+from shm_async import Hold, Region
+from shm_async._lock import slow
+from shm_async._lock.deadlines import Deadline
+from shm_async._lock.ways import InThread
+
+LOCKS = {"read": lambda region: region.read_lock(), "write": lambda region: region.write_lock()}
+
+#: What differs from use to use, or is another object each time; `_view` is looked at apart.
+APART = {"__weakref__", "_view", "alarm", "closer", "opener", "pool", "tally"}
+
+#: A writer's key is known to its cohort; the fast way spares the hold the store.
+UNUSED = {"write": {"_task"}, "read": set()}
+
+
+def slots(thing: object) -> dict[str, object]:
+    names = {name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ())}
+    return {name: getattr(thing, name) for name in names - APART if hasattr(thing, name)}
+
+
+def state_of(hold: Hold, place: object, kind: str) -> dict[str, object]:
+    view = hold._view
+    found = {name: value for name, value in slots(hold).items() if name not in UNUSED[kind]}
+    found["tokens"] = (len(hold._free), len(hold._held))
+    found["view"] = None if view is None else (view.readonly, view.format, view.nbytes)
+    found["place"] = {
+        name: value.copy() if isinstance(value, (dict, list)) else value
+        for name, value in slots(place).items()
+    }
+    found["kernel"] = (place.handle.mode, place.handle.writing, place.handle.at_gate)
+    return found
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+async def test_in_a_task(region: Region, kind: str):
+    lock: Callable[[Region], Hold] = LOCKS[kind]
+    hold = lock(region)
+    async with hold:
+        pass  # the cohort is there from now on
+    cohort = region._table.cohort
+    seen = []
+    for fast in (True, False):
+        cohort.kept_since, hold._task = 1.0, None  # of an earlier use
+        if fast:
+            await hold.__aenter__()
+        else:
+            await hold._claim_and_acquire(hold._way())
+        inside = state_of(hold, cohort, kind)
+        if fast:
+            await hold.__aexit__(None, None, None)
+        else:
+            assert hold._take()
+            hold._leave()
+        seen.append((inside, state_of(hold, cohort, kind)))
+    assert seen[0] == seen[1]
+    assert (seen[0][0]["_at"], seen[0][1]["_at"]) == (cohort, None)
+
+
+@pytest.mark.parametrize("kind", LOCKS)
+def test_in_a_thread(region: Region, kind: str):
+    hold = LOCKS[kind](region)
+    with hold:
+        pass  # the pool has a seat from now on
+    seen = []
+    for fast in (True, False):
+        if fast:
+            hold.__enter__()
+        else:
+            slow.run(hold._claim_and_acquire(InThread(Deadline(None))))
+        seat = hold._at
+        assert seat is not None
+        inside = state_of(hold, seat, kind)
+        if fast:
+            hold.__exit__(None, None, None)
+        else:
+            assert hold._take()
+            hold._leave()
+        seen.append((inside, state_of(hold, seat, kind)))
+    assert seen[0] == seen[1]
+    assert (seen[0][0]["_at"], seen[0][1]["_at"]) == (seat, None)
+
+
+async def test_beside_a_reader_of_the_same_loop(region: Region):
+    """A second reader joins the first, also spelled out."""
+    async with region.read_lock():
+        hold = region.read_lock()
+        seen = []
+        for fast in (True, False):
+            if fast:
+                await hold.__aenter__()
+            else:
+                await hold._claim_and_acquire(hold._way())
+            cohort = hold._at
+            assert cohort is not None
+            inside = state_of(hold, cohort, "read")
+            assert hold._take()
+            hold._leave()
+            seen.append((inside, state_of(hold, cohort, "read")))
+    for inside, outside in seen:
+        inside["place"].pop("kept_since"), outside["place"].pop("kept_since")
+    assert seen[0] == seen[1]

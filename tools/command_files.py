@@ -1,0 +1,73 @@
+"""Make the manual page and the shells' completions of `shm-async` from the texts of --help.
+
+Run by `make command-files`. What it makes lies in share/, where wheels take it from.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import shtab
+
+from shm_async._cli import texts
+from shm_async._cli.parser import make_parser
+
+ROOT = Path(__file__).parent.parent
+SHARE = ROOT / "share"
+PLACES = {
+    "bash": "bash-completion/completions/shm-async",
+    "zsh": "zsh/site-functions/_shm-async",
+    "fish": "fish/vendor_completions.d/shm-async.fish",
+}
+PAGE = "man/man1/shm-async.1"
+
+#: The functions that texts.REGION_NAMES names. A name with a character that a shell takes for
+#: something else is quoted by zsh and fish; bash leaves those names out.
+FUNCTIONS = {
+    "bash": """\
+_shm_async_regions() {
+  local IFS=$'\\n' plain='^[A-Za-z0-9_./:@%+=-]+$'
+  compgen -W "$(command shm-async ls --quiet 2>/dev/null | grep -E "$plain")" -- "$1"
+}
+""",
+    "zsh": """\
+_shm_async_regions() {
+  local -a names
+  names=(${(f)"$(command shm-async ls --quiet 2>/dev/null)"})
+  compadd -a names
+}
+""",
+    "fish": "",
+}
+
+
+def main() -> None:
+    """Make them all."""
+    parser = make_parser()
+    for shell, place in PLACES.items():
+        write(place, shtab.complete(parser, shell, preamble=FUNCTIONS))
+    write(PAGE, manual_page())
+
+
+def write(place: str, text: str) -> None:
+    path = SHARE / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+
+
+def manual_page() -> str:
+    command = [
+        sys.executable,
+        "-c",
+        "from argparse_manpage.cli import main; main()",
+        *("--module", "shm_async._cli.parser", "--function", "make_parser"),
+        *("--prog", "shm-async", "--description", texts.SUMMARY),
+        *("--manual-title", "shm_async", "--project-name", "shm_async"),
+        *("--format", "single-commands-section"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
