@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from shm_async import shm_typed_array as shm
-from shm_async.shared_array import SharedArray
+from shm_async._shared_array import SharedArray
 
 TURNS = 5
 FLOATS = 1_000_000  # 4 MB

@@ -1,0 +1,1 @@
+"""What connects regions with other libraries: metrics and a dashboard. Each part is an extra."""

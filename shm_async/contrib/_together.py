@@ -1,0 +1,286 @@
+"""The figures of all processes of a service together, in a region of its own.
+
+Each process has a row, which only it writes: a JSON text, compressed. One thread of each process
+writes it, once a second, if something has changed, and nothing on a lock's way. The first row is
+of those that have ended: a reader that finds a row of a process which is gone adds its counts to
+it.
+
+A process can be killed between any two stores. A row has two sides and a byte that says which one
+is valid, so a new text counts with the store of that byte, and until then the old one does. The
+first row says whose counts it was given last. Until their rows are free, they do not count twice.
+
+So a process that is killed loses what it counted since its row was written last, a second's worth.
+There is nothing else to clean up: no file of a process, and the rows of the dead are used again.
+"""
+
+import json
+import logging
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from .._memory.control import pid_namespace, process_identity, start_of
+from .._region import Region
+from ..errors import RegionExistsError, RegionNotFoundError, ShmError
+from ._figures import Figures, Observed, add, are_figures, figures_of
+
+__all__ = ["ROW", "Together", "figures_of_table"]
+
+logger = logging.getLogger("shm_async")
+
+#: Bytes of a row: FREE or the number of the side that is valid, 1 or 2; then the two sides.
+ROW = 16384
+SIDE = (ROW - 1) // 2
+FREE = 0
+PAST = 0  # the row of those that have ended
+
+#: Bytes of the longest text, before it is compressed: others can write the table, too.
+LONGEST = 1 << 22
+
+#: Seconds between two writes.
+INTERVAL = 1.0
+
+#: Seconds for which a thread that publishes waits for the lock of the table.
+PATIENCE = 0.5
+
+
+class Together:
+    """The table of one service, as this process sees it. It works on in a forked child."""
+
+    def __init__(self, name: str, regions: Sequence[Observed], *, processes: int) -> None:
+        self.regions = regions
+        self.table = _table(name, (processes + 1) * ROW)
+        try:
+            self._begin()
+        except BaseException:
+            self.table.close()
+            raise
+        known = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _after_fork(known()))
+
+    def _begin(self) -> None:
+        self.me = [*process_identity(), pid_namespace()]
+        self.row: int | None = None
+        self.written = b""
+        self.told = False  # that figures are missing
+        self.guard = threading.Lock()
+        self.stopped = threading.Event()
+        thread = threading.Thread(
+            target=_publish, args=(weakref.ref(self), self.stopped), name="shm_async figures"
+        )
+        thread.daemon = True
+        thread.start()
+
+    def begin_again(self) -> None:
+        """Go on in a forked child, with a row of its own."""
+        self._begin()
+
+    # ---- write ---------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Write the figures of this process. Blocks for PATIENCE seconds at the most.
+
+        Raises:
+            ShmError: the table cannot be locked.
+        """
+        with self.guard:
+            text = _text(self.me, figures_of(self.regions))
+            if text is None:
+                self._tell("the figures of this process are too long for it")
+            elif text != self.written:
+                self._put(text)
+
+    def _put(self, text: bytes) -> None:
+        with self.table.write_lock(timeout=PATIENCE) as view:
+            row = self._my_row(view)
+            if row is not None:
+                _write(view, row, text)
+        if row is None:
+            self._tell("all rows are taken: unlink it, and make it with more processes=")
+        else:
+            self.row, self.written = row, text
+
+    def _my_row(self, view: memoryview) -> int | None:
+        """The row of this process, or one that is free; None: all are taken."""
+        if self.row is not None and _process(_read(view, self.row)) == self.me:
+            return self.row
+        self._bury(view)
+        taken = _entries(view)
+        return next((row for row in range(1, len(view) // ROW) if row not in taken), None)
+
+    def _bury(self, view: memoryview) -> None:
+        """Add what the processes that have ended had counted to the first row."""
+        entries = _entries(view)
+        past = entries.pop(PAST, {})
+        ended: dict[int, list[int]] = {}
+        for row, entry in entries.items():
+            process = _process(entry)
+            if process in _added(past):  # the one that added it was killed then
+                view[row * ROW] = FREE
+            elif process is not None and self._has_ended(process):
+                ended[row] = process
+        if not ended:
+            return
+        figures = past.get("figures", {})
+        for row in ended:
+            add(figures, _of_the_past(entries[row]["figures"]))
+        text = _text(None, figures, added=list(ended.values()))
+        if text is None:
+            self._tell("the figures of the processes that have ended are too long for it")
+            return
+        _write(view, PAST, text)
+        for row in ended:
+            view[row * ROW] = FREE
+
+    def _has_ended(self, process: list[int]) -> bool:
+        pid, start, namespace = process
+        if process == self.me or namespace != self.me[2] or namespace == 0:
+            return False
+        try:
+            os.kill(pid, 0)
+        except PermissionError:  # another user's, which /proc may hide
+            pass
+        except (ProcessLookupError, OverflowError):
+            return True
+        return start_of(pid) not in (start, None)  # a later process may have its pid
+
+    def _tell(self, why: str) -> None:
+        """Log once that figures are missing."""
+        if not self.told:
+            self.told = True
+            logger.warning("table %r misses figures: %s", self.table.name, why)
+
+    # ---- read ----------------------------------------------------------------------
+
+    def sum(self) -> Figures:
+        """The figures of all processes, those that have ended included. Blocks like `publish`.
+
+        Raises:
+            ShmError: the table cannot be locked.
+        """
+        self.publish()
+        with self.table.write_lock(timeout=PATIENCE) as view:
+            self._bury(view)
+            data = bytes(view)
+        return _total(data)
+
+    def close(self) -> None:
+        """Write the figures for the last time and close the table. Blocks like `publish`."""
+        self.stopped.set()
+        with suppress(ShmError, OSError):
+            self.publish()
+        self.table.close()
+
+
+def figures_of_table(name: str) -> Figures:
+    """The sum of what stands in a table, without a row of one's own. Blocks for PATIENCE at most.
+
+    Raises:
+        ShmError, OSError: it cannot be read.
+    """
+    with Region.attach(name, readonly=True, on_owner_death="ignore") as table:
+        return _total(table.snapshot(timeout=PATIENCE))
+
+
+def _total(data: bytes) -> Figures:
+    entries = _entries(data)
+    past = entries.get(PAST, {})
+    total: Figures = {}
+    for entry in entries.values():
+        if entry is past or _process(entry) not in _added(past):
+            add(total, entry["figures"])
+    return total
+
+
+def _of_the_past(figures: Figures) -> Figures:
+    """What is left of figures once their process has ended: nobody of it waits any more."""
+    return {name: {**each, "waiting": 0} for name, each in figures.items()}
+
+
+def _after_fork(together: Together | None) -> None:
+    if together is not None and not together.table.closed:
+        together.begin_again()
+
+
+def _publish(known: "weakref.ref[Together]", stopped: threading.Event) -> None:
+    while not stopped.wait(INTERVAL):
+        together = known()
+        if together is None:
+            return
+        with suppress(ShmError, OSError):
+            together.publish()
+        del together
+
+
+def _table(name: str, size: int) -> Region:
+    """The table of that name, of whatever size it is; else a new one."""
+    while True:
+        try:
+            return Region.attach(name, on_owner_death="ignore")
+        except RegionNotFoundError:  # noqa: PERF203  # once for a process
+            with suppress(RegionExistsError):
+                return Region.create(name, size, on_owner_death="ignore")
+
+
+# ---- rows ------------------------------------------------------------------------------
+
+
+def _text(
+    process: list[int] | None, figures: Figures, *, added: Sequence[list[int]] = ()
+) -> bytes | None:
+    """The text of a row, without the labels if it would be too long; None: it still is."""
+    unlabelled = {name: {**each, "labels": {}} for name, each in figures.items()}
+    for each in (figures, unlabelled):
+        plain = json.dumps({"process": process, "figures": each, "added": added}).encode()
+        text = zlib.compress(plain)
+        if len(plain) <= LONGEST and len(text) <= SIDE:
+            return text
+    return None
+
+
+def _place(row: int, side: int) -> int:
+    return row * ROW + 1 + (side - 1) * SIDE
+
+
+def _write(view: memoryview, row: int, text: bytes) -> None:
+    side = 2 if view[row * ROW] == 1 else 1
+    place = _place(row, side)
+    view[place : place + len(text)] = text
+    view[row * ROW] = side  # from now on it counts
+
+
+def _read(view: "memoryview | bytes", row: int) -> Any:
+    """What stands in a row; None: nothing that makes sense."""
+    side = view[row * ROW]
+    if side not in (1, 2):
+        return None
+    place = _place(row, side)
+    with suppress(zlib.error, ValueError, RecursionError):
+        text = zlib.decompressobj().decompress(view[place : place + SIDE], LONGEST)
+        entry = json.loads(text)
+        if isinstance(entry, dict) and are_figures(entry.get("figures")):
+            return entry
+    return None
+
+
+def _entries(data: "memoryview | bytes") -> dict[int, Any]:
+    """What stands in all rows that make sense."""
+    found = ((row, _read(data, row)) for row in range(len(data) // ROW))
+    return {row: entry for row, entry in found if entry is not None}
+
+
+def _process(entry: Any) -> list[int] | None:
+    """Whose row it is: pid, start, pid namespace; None: nobody's that is known."""
+    process = (entry or {}).get("process")
+    sound = isinstance(process, list) and [type(each) for each in process] == [int] * 3
+    return process if sound else None
+
+
+def _added(past: Any) -> list[Any]:
+    """The processes whose counts are in the first row, though their rows may not be free yet."""
+    added = past.get("added")
+    return added if isinstance(added, list) else []

@@ -1,0 +1,136 @@
+"""What the page is told: a table of the regions each second, and values whenever they change."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias, cast
+
+import anyio
+
+from ..._lock.statistics import WAIT_BOUNDS
+from ..._region import Region
+from ..._watch.inspection import RegionInfo, inspect
+from ...errors import ShmError
+from .._figures import Figures
+from .._together import figures_of_table
+
+__all__ = ["Feed"]
+
+#: Seconds between two tables, and at least between two sets of values.
+TICK = 1.0
+PAUSE = 0.05
+
+#: Seconds for which the values wait for a writer.
+PATIENCE = 1.0
+
+MOST_VALUES = 256
+
+#: Sends one event to the page.
+Tell: TypeAlias = Callable[[str], Awaitable[None]]
+
+
+class Feed:
+    """Tells pages of the regions that match."""
+
+    def __init__(self, names: tuple[str, ...], shared: str | None) -> None:
+        self._names = names
+        self._shared = shared
+
+    async def tell_all(self, chosen: str | None, tell: Tell) -> None:
+        """Tell one page of everything. Never returns; cancellable."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._tell_of_all, tell)
+            if chosen is not None and self._wanted(chosen):
+                group.start_soon(_tell_values, chosen, tell)
+
+    def _wanted(self, name: str) -> bool:
+        return not self._names or any(fnmatchcase(name, pattern) for pattern in self._names)
+
+    async def _tell_of_all(self, tell: Tell) -> None:
+        before: dict[str, tuple[int, float]] = {}
+        while True:
+            infos, figures = await anyio.to_thread.run_sync(self._look)
+            now = time.monotonic()
+            rows = [_row(info, before.get(info.name), now, figures) for info in infos]
+            before = {info.name: (info.writes or 0, now) for info in infos}
+            await tell(_event("regions", rows))
+            await anyio.sleep(TICK)
+
+    def _look(self) -> tuple[list[RegionInfo], Figures]:
+        infos = [each for each in inspect() if each.managed and each.linked]
+        figures: Figures = {}
+        if self._shared is not None:
+            with suppress(ShmError, OSError):
+                figures = figures_of_table(self._shared)
+        return [each for each in infos if self._wanted(each.name)], figures
+
+
+def _event(kind: str, data: Any) -> str:
+    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+
+
+# ---- the table -------------------------------------------------------------------------
+
+
+def _row(
+    info: RegionInfo, before: tuple[int, float] | None, now: float, figures: Figures
+) -> dict[str, Any]:
+    rate = None
+    if before is not None and info.writes is not None:
+        rate = round(max(0, info.writes - before[0]) / (now - before[1]), 1)
+    known = figures.get(info.name)
+    shape = " x ".join(map(str, info.shape or ()))
+    return {
+        "name": info.name,
+        "type": f"{shape} {info.dtype}" if info.dtype else "unknown",
+        "bytes": info.nbytes or 0,
+        "holder": ", ".join(_holder(each) for each in info.holders[:3]),
+        "waiting": len(info.waiters),
+        "rate": rate,
+        "died": info.state == "owner died",
+        "generation": info.generation,
+        "attached": info.attachments,
+        "waits": known and {"counts": known["waits"], "bounds": WAIT_BOUNDS},
+    }
+
+
+def _holder(holder: Any) -> str:
+    return f"{holder.kind}: {holder.command or '?'} ({holder.pid or '?'})"
+
+
+# ---- the values ------------------------------------------------------------------------
+
+
+async def _tell_values(name: str, tell: Tell) -> None:
+    """Tell the values of a region now and after each change; begin again if it cannot be had."""
+    while True:
+        try:
+            with Region.attach(name, readonly=True, on_owner_death="ignore", follow=True) as region:
+                await _tell_changes(region, tell)
+        except (ShmError, OSError) as error:
+            await tell(_event("values", {"name": name, "problem": str(error)}))
+        await anyio.sleep(TICK)
+
+
+async def _tell_changes(region: Region, tell: Tell) -> None:
+    changes = region.changes()
+    while True:
+        with anyio.move_on_after(PATIENCE):
+            data = await region.snapshot_async()
+            told = {"name": region.name, "time": time.time(), "values": _values(region, data)}
+            await tell(_event("values", told))
+        await anyio.sleep(PAUSE)
+        with anyio.move_on_after(TICK):  # the chart goes on where nothing changes
+            await anext(changes)
+
+
+def _values(region: Region, data: bytes) -> list[str]:
+    """The first elements, as text: JavaScript's numbers have 53 bits."""
+    form = region.buffer.format
+    try:
+        elements = memoryview(data).cast(cast("Any", form))  # it raises what stands below
+        return [str(each) for each in elements[:MOST_VALUES]]
+    except (ValueError, NotImplementedError):  # memoryview cannot read float16 before Python 3.12
+        return [str(each) for each in data[:MOST_VALUES]]
