@@ -1,0 +1,1 @@
+"""Regions in a PostgreSQL database: the public face is shm_async.postgresql."""
