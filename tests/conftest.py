@@ -31,9 +31,10 @@ LOOPS = [
     pytest.param(("trio", {}), id="trio"),
 ]
 
-# A shell that starts the tests in the background has these signals ignored in them, and in the
-# programs that they start: then Ctrl-C could not be tried.
+# A shell that starts the tests in the background, or nohup, has these signals ignored in them, and
+# in the programs that they start: then Ctrl-C could not be tried.
 for number, default in (
+    (signal.SIGHUP, signal.SIG_DFL),
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGQUIT, signal.SIG_DFL),
 ):

@@ -144,8 +144,9 @@ def test_who_is_killed_while_resizing_leaves_the_old_one_or_the_new_one(
     region: Region, other: Region, name: str, monkeypatch, step: str
 ):
     region.buffer[0] = 5
-    monkeypatch.setattr(replacing.os, "urandom", lambda size: os.getpid().to_bytes(size, "big"))
-    temporary = f"{names.SUCCESSOR}{os.getpid():016x}"  # tests beside this one have others
+    mine = os.getpid()  # the child's name for it: tests beside this one have others
+    monkeypatch.setattr(replacing.os, "urandom", lambda size: mine.to_bytes(size, "big"))
+    temporary = f"{names.SUCCESSOR}{mine:016x}"
 
     def die(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
