@@ -6,7 +6,7 @@ thread. It gets places from its lock table.
 
 from collections.abc import Awaitable
 from typing import Any, ClassVar, Protocol, TypeAlias
-from weakref import ref
+from weakref import WeakSet, ref
 
 from .._native import LockHandle
 from ..errors import OwnerDiedError, RegionReplacedError
@@ -16,7 +16,7 @@ from .ofd import Opener
 from .seat import Pool, Seat
 from .statistics import Ledger
 
-__all__ = ["Attempt", "Place", "Refusal", "Table", "Way"]
+__all__ = ["Attempt", "Namesakes", "Place", "Refusal", "Table", "Way"]
 
 #: An error of a lock that can be acquired again once its cause has been repaired.
 Refusal: TypeAlias = OwnerDiedError | RegionReplacedError
@@ -95,6 +95,7 @@ class Table(Protocol):
     pool: Pool
     labelled: dict[int, "ref[Any]"]  # holds with a label that have the lock, by id
     ledger: Ledger
+    namesakes: "Namesakes"
 
     def usable(self) -> Opener: ...
     def check_writable(self) -> None: ...
@@ -104,6 +105,18 @@ class Table(Protocol):
     def renew(self) -> None: ...
     def forget_finished_loops(self) -> None: ...
     def mend(self, error: Refusal, repairs: int, way: "Way") -> Awaitable[bool]: ...
+
+
+class Namesakes:
+    """The lock tables of this process whose objects have one path, for as long as they live.
+
+    Most of them lock the same object. One that was replaced, and is not followed, is another.
+    """
+
+    __slots__ = ("__weakref__", "tables")
+
+    def __init__(self) -> None:
+        self.tables: WeakSet[Table] = WeakSet()
 
 
 class Attempt:

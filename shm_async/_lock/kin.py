@@ -6,19 +6,20 @@ its own. A free lock needs no check.
 
 import os
 from threading import RLock, get_ident
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from .cohort import Cohort
-from .contract import Table
+from .contract import Namesakes, Table
 from .greenlets import sleep_is_shared
 from .loops import Task
+from .ofd import Opener
 from .owners import owner_of
 from .seat import Seat
 
 __all__ = [
-    "add",
     "forget_finished_loops",
     "may_read_here",
+    "namesakes",
     "of",
     "others_read_loosely",
     "reads_here",
@@ -30,24 +31,32 @@ __all__ = [
     "thread_reads",
 ]
 
-_lock = RLock()  # two threads must not change the set and walk through it at once
-_all: WeakSet[Table] = WeakSet()
+_lock = RLock()  # two threads must not change a set and walk through it at once
+_by_path: WeakValueDictionary[str, Namesakes] = WeakValueDictionary()  # their tables keep them
 
 
-def add(table: Table) -> None:
-    """Remember a region for as long as it lives."""
+def namesakes(table: Table, opener: Opener) -> Namesakes:
+    """Remember the table, for as long as it lives, among those at the path of its object."""
+    path = opener.segment.path()
     with _lock:
-        _all.add(table)
+        found = _by_path.get(path)
+        if found is None:
+            found = _by_path[path] = Namesakes()
+        found.tables.add(table)
+    return found
 
 
 def of(table: Table) -> list[Table]:
-    """Return that region, and all others of this process that are attached to the same object."""
-    if len(_all) == 1:
+    """Return that table, and all others of this process that lock the same object."""
+    tables = table.namesakes.tables
+    if len(tables) == 1:
         return [table]
+    with _lock:
+        found = list(tables)
     identity = _identity(table)
     return [
         each
-        for each in _snapshot()
+        for each in found
         if each is table or (identity is not None and _identity(each) == identity)
     ]
 
@@ -55,11 +64,6 @@ def of(table: Table) -> list[Table]:
 def _identity(table: Table) -> tuple[int, int] | None:
     opener = table.opener
     return None if opener is None else opener.segment.lock_identity()
-
-
-def _snapshot() -> list[Table]:
-    with _lock:
-        return list(_all)
 
 
 def _after_fork_in_child() -> None:

@@ -14,7 +14,7 @@ from .._terms import Terms
 from ..errors import RegionClosedError, RegionReplacedError
 from . import kin
 from .cohort import Cohort
-from .contract import Refusal, Way
+from .contract import Namesakes, Refusal, Way
 from .deadlines import check_timeout
 from .fast import ReadHold, WriteHold
 from .labels import check_label
@@ -55,6 +55,7 @@ class LockTable:
         "labelled",
         "ledger",
         "name",
+        "namesakes",
         "opener",
         "pool",
         "spare_read",
@@ -63,6 +64,7 @@ class LockTable:
     )
 
     name: str
+    namesakes: Namesakes  # this table among them
     terms: Terms
     opener: Opener | None  # None once closed: it keeps the memory mapped
     cohort: Cohort  # of the loop that was the last to use us; NOWHERE if there is none
@@ -97,7 +99,7 @@ class LockTable:
         self.opener = opener
         self.ledger = opener.ledger
         self.pool = Pool(opener)
-        kin.add(self)
+        self.namesakes = kin.namesakes(self, opener)
         self.labelled = {}
         self.cohorts = {}
         self.cohort = NOWHERE
