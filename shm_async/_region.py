@@ -346,7 +346,7 @@ class Region(Lifetime):
 
     @classmethod
     def _made(cls, found: Attachment, terms: Terms, *, created: bool) -> "Self":
-        opener = opener_of(found, terms, Ledger())
+        opener = opener_of(found, terms, Ledger(found.segment.name))
         self = cls.__new__(cls)
         self._name = found.segment.name
         self._terms = terms

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from threading import Lock, RLock
 from time import monotonic
@@ -15,7 +15,17 @@ from .slow_wait import SlowWait
 if TYPE_CHECKING:
     from .loops import Waiter
 
-__all__ = ["Ledger", "Statistics", "Tally"]
+__all__ = ["Ledger", "Statistics", "Tally", "tell_of_wait", "wait_listeners"]
+
+#: Called when a wait ends, in the thread or task that waited, with the name of the region, the
+#: seconds, and the label of the lock. They must not raise. A forked child keeps them.
+wait_listeners: "list[Callable[[str, float, str | None], None]]" = []
+
+
+def tell_of_wait(name: str, seconds: float) -> None:
+    """Call the listeners."""
+    for listener in wait_listeners:
+        listener(name, seconds, LABEL.get())
 
 
 #: Upper ends of the classes in which waits are counted, in seconds; one more has the longer ones.
@@ -34,8 +44,8 @@ OTHER = "(other)"
 class Statistics:
     """The locks of one region in this process, since it was opened or forked.
 
-    Times are in seconds. Readers of one event loop whose holds overlap count as one
-    hold in `longest_hold`, and holds that have not ended yet do not count there.
+    Times are in seconds. Readers of one event loop whose holds overlap count as one hold, and
+    holds that have not ended yet do not count, in `holds`, `held` and `longest_hold`.
     """
 
     __module__ = "shm_async"
@@ -48,27 +58,40 @@ class Statistics:
     waiting: int = 0  #: tasks and threads that wait now, without those that were just cancelled
     waited: float = 0.0  #: by all who waited, together
     longest_wait: float = 0.0
+    holds: int = 0  #: that have ended; a conversion ends one and begins another
+    held: float = 0.0  #: by them, together
     longest_hold: float = 0.0
     cancelled: int = 0  #: waits that ended without the lock: cancelled, timed out, failed
     hand_overs: int = 0  #: from task to task without the kernel
     kernel_requests: int = 0  #: asked of an event loop's waiting thread
-    owner_deaths: int = 0  #: of writers, as locks of this process found; not with "ignore"
+    owner_deaths: int = 0  #: of writers, as locks of this process found; with
+    #: ``on_owner_death="ignore"`` those whose data this process has written over
     waits: tuple[int, ...] = (0,) * CLASSES  #: that ended, granted or not, by length: as long
     #: as the bound of the same place in `wait_bounds` or shorter; the last are longer than all
     labels: "Mapping[str, Statistics]" = field(default_factory=dict)  #: the same of the locks with
-    #: that label: reads, writes, contended, waited, longest_wait, longest_hold and waits. After
-    #: 100 labels all others count as "(other)"
+    #: that label: reads, writes, contended, waited, longest_wait, holds, held, longest_hold and
+    #: waits; a hold lasts there to its end, conversions included. After 100 labels all others
+    #: count as "(other)"
 
 
 class LabelTally:
     """The counts of the locks with one label. Guarded by the lock of its LabelBook."""
 
-    __slots__ = ("contended", "grants", "longest_hold", "longest_wait", "waited", "waits")
+    __slots__ = (
+        "contended",
+        "grants",
+        "held",
+        "holds",
+        "longest_hold",
+        "longest_wait",
+        "waited",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.grants = [0, 0]  # read, write
-        self.contended = 0
-        self.waited = self.longest_wait = self.longest_hold = 0.0
+        self.contended = self.holds = 0
+        self.waited = self.held = self.longest_wait = self.longest_hold = 0.0
         self.waits = [0] * CLASSES
 
     def figures(self) -> Statistics:
@@ -79,6 +102,8 @@ class LabelTally:
             contended=self.contended,
             waited=self.waited,
             longest_wait=self.longest_wait,
+            holds=self.holds,
+            held=self.held,
             longest_hold=self.longest_hold,
             waits=tuple(self.waits),
         )
@@ -114,6 +139,8 @@ class LabelBook:
         """Note a hold that has ended."""
         with self._lock:
             tally = self._of(label)
+            tally.holds += 1
+            tally.held += seconds
             tally.longest_hold = max(tally.longest_hold, seconds)
 
     def figures(self) -> dict[str, Statistics]:
@@ -136,6 +163,7 @@ class Tally:
         "joined",
         "labels",
         "longest_wait",
+        "name",
         "queue",
         "requests",
         "waited",
@@ -143,9 +171,10 @@ class Tally:
         "waits",
     )
 
-    def __init__(self, handle: LockHandle, labels: LabelBook) -> None:
+    def __init__(self, handle: LockHandle, labels: LabelBook, name: str) -> None:
         self.handle = handle
         self.labels = labels
+        self.name = name  # of the region
         self.queue: deque[Waiter] | None = None  # of an event loop's tasks that wait
         self.joined = 0  # readers that came in without a call to the kernel
         self.contended = self.waiting = self.cancelled = self.hand_overs = self.requests = 0
@@ -168,6 +197,8 @@ class Tally:
         label = LABEL.get()
         if label is not None:
             self.labels.waited(label, seconds)
+        if wait_listeners:
+            tell_of_wait(self.name, seconds)
 
     def _waiting(self) -> int:
         """How many wait now; a task that was cancelled waits no more, though it has not run yet."""
@@ -184,10 +215,13 @@ class Tally:
             waiting=self._waiting(),
             waited=self.waited,
             longest_wait=self.longest_wait,
+            holds=self.handle.holds,
+            held=self.handle.held / 1e9,
             longest_hold=self.handle.longest / 1e9,
             cancelled=self.cancelled,
             hand_overs=self.hand_overs,
             kernel_requests=self.requests,
+            owner_deaths=self.handle.ignored,
             waits=tuple(self.waits),
         )
 
@@ -195,7 +229,10 @@ class Tally:
 class Ledger:
     """The tallies of all OFDs of a region in this process, closed ones included."""
 
-    def __init__(self, slow: float | None = None, slow_wait: SlowWait | None = None) -> None:
+    def __init__(
+        self, name: str, slow: float | None = None, slow_wait: SlowWait | None = None
+    ) -> None:
+        self.name = name  # of the region
         self.slow = slow  # seconds; a longer hold is logged
         self.slow_wait = slow_wait  # a longer wait is logged; None: none is
         self.labels = LabelBook()
@@ -207,7 +244,7 @@ class Ledger:
 
     def open(self, handle: LockHandle) -> Tally:
         """A tally for a new OFD."""
-        tally = Tally(handle, self.labels)
+        tally = Tally(handle, self.labels, self.name)
         with self._lock:
             self._bury()
             self._live.append(tally)
@@ -227,7 +264,7 @@ class Ledger:
             total = self._past
             for tally in self._live:
                 total = _together(total, tally.figures())
-            deaths = self._deaths
+            deaths = total.owner_deaths + self._deaths
         return replace(total, owner_deaths=deaths, labels=self.labels.figures())
 
     def found_dead(self, *writer: int) -> None:
@@ -253,7 +290,7 @@ def _set_slow(handle: LockHandle, seconds: float | None) -> None:
 
 
 def _together(one: Statistics, other: Statistics) -> Statistics:
-    """Those of two OFDs, whose labels and deaths their ledger knows."""
+    """Those of two OFDs, whose labels their ledger knows."""
     figures: dict[str, Any] = {}
     for each in fields(Statistics):
         first, second = getattr(one, each.name), getattr(other, each.name)

@@ -108,7 +108,7 @@ class LockTable:
     def start_afresh(self) -> None:
         """Begin again, in a forked child."""
         assert self.opener is not None
-        self.opener.ledger = Ledger(self.ledger.slow, self.ledger.slow_wait)
+        self.opener.ledger = Ledger(self.name, self.ledger.slow, self.ledger.slow_wait)
         self._begin(self.opener)
 
     def move_to(self, opener: Opener) -> None:

@@ -26,7 +26,7 @@ class Entrances:
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
-        self.tally = Tally()
+        self.tally = Tally(spec.name)
         self.revision: int | None = None
         self.closed = False
         self._guard = threading.Lock()  # guards _entries

@@ -1,8 +1,9 @@
 """What the locks of a region have done, counted as they go."""
 
+from bisect import bisect_left
 from time import monotonic
 
-from .._lock.statistics import Statistics
+from .._lock.statistics import WAIT_BOUNDS, Statistics, tell_of_wait
 
 __all__ = ["Tally"]
 
@@ -14,19 +15,25 @@ class Tally:
         "cancelled",
         "contended",
         "hand_overs",
+        "held_for",
+        "holds",
         "longest_hold",
         "longest_wait",
+        "name",
         "reads",
         "requests",
         "waited",
         "waiting",
+        "waits",
         "writes",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name  # of the region
         self.reads = self.writes = self.contended = self.waiting = self.cancelled = 0
-        self.hand_overs = self.requests = 0
-        self.waited = self.longest_wait = self.longest_hold = 0.0
+        self.hand_overs = self.requests = self.holds = 0
+        self.waited = self.held_for = self.longest_wait = self.longest_hold = 0.0
+        self.waits = [0] * (len(WAIT_BOUNDS) + 1)
 
     def granted(self, *, exclusive: bool) -> None:
         if exclusive:
@@ -40,9 +47,14 @@ class Tally:
         self.waited += seconds
         self.longest_wait = max(self.longest_wait, seconds)
         self.cancelled += not granted
+        self.waits[bisect_left(WAIT_BOUNDS, seconds)] += 1
+        tell_of_wait(self.name, seconds)
 
     def held(self, start: float) -> None:
-        self.longest_hold = max(self.longest_hold, monotonic() - start)
+        seconds = monotonic() - start
+        self.holds += 1
+        self.held_for += seconds
+        self.longest_hold = max(self.longest_hold, seconds)
 
     def figures(self) -> Statistics:
         return Statistics(
@@ -52,8 +64,11 @@ class Tally:
             waiting=self.waiting,
             waited=self.waited,
             longest_wait=self.longest_wait,
+            holds=self.holds,
+            held=self.held_for,
             longest_hold=self.longest_hold,
             cancelled=self.cancelled,
             hand_overs=self.hand_overs,
             kernel_requests=self.requests,
+            waits=tuple(self.waits),
         )

@@ -90,6 +90,7 @@ void shma_lock_mark(shma_lock *lock)
         control->writer_start = lock->start;
         control->writer_ns = lock->ns;
     } else { /* its writer died */
+        lock->ignored += lock->ignore && !lock->unsound;
         sign(control, lock->pid, lock->start, lock->ns);
         odd++;
     }

@@ -26,6 +26,8 @@ static int32_t hold_ended(shma_lock *lock, int32_t mode, int64_t end)
     lock->ended = mode;
     lock->lasted = end - lock->since;
     lock->since = end;
+    lock->held += lock->lasted;
+    lock->holds++;
     if (lock->lasted > lock->longest)
         lock->longest = lock->lasted;
     return lock->slow && lock->lasted > lock->slow;

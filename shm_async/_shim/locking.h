@@ -51,12 +51,15 @@ typedef struct shma_lock {
     int64_t lasted;   /* the last hold that ended, ns */
     int32_t ended;    /* its mode */
     int64_t longest;  /* the longest so far, ns */
+    int64_t held;     /* all holds that have ended, together, ns */
+    uint64_t holds;   /* their number */
     int64_t slow;     /* a longer hold is reported, ns; 0: none is. Python's to set */
     uint32_t recent;  /* how long this OFD has lately had it, ns; at most 1e6 */
     uint32_t skipped; /* busy tries since the last spin */
     uint32_t to_skip; /* how many are to go without one, as spinning has failed */
     uint64_t reads;   /* shared locks that were taken by try or wait */
     uint64_t writes;  /* how often a write has begun */
+    uint64_t ignored; /* dead writers whose data we wrote over, as `ignore` says */
     struct shma_waiter *waiter; /* NULL until the first request */
     struct shma_lock *next;     /* every lock of the process */
     struct shma_lock **link;    /* what points to this one */

@@ -16,6 +16,7 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
@@ -29,7 +30,10 @@ COUNTERS = {
     "cancelled": ("lock_cancelled", "Waits that ended without the lock."),
     "hand_overs": ("lock_hand_overs", "Locks handed from task to task without the kernel."),
     "kernel_requests": ("lock_kernel_requests", "Requests to the waiting threads of loops."),
-    "owner_deaths": ("owner_deaths", "Writers that died inside, as these processes found."),
+    "owner_deaths": (
+        "owner_deaths",
+        "Processes that died while they held the lock for writing, as these processes found.",
+    ),
 }
 GAUGES = {
     "waiting": ("lock_waiting", "Tasks and threads that wait for the lock now."),
@@ -89,6 +93,7 @@ class RegionCollector(Collector):
         figures = self._figures()
         yield _grants("shm_async_lock_grants", figures, "Locks granted.")
         yield _waits("shm_async_lock_wait_seconds", figures, "Waits for the lock that ended.")
+        yield _holds("shm_async_lock_hold_seconds", figures, "Holds of the lock that ended.")
         for key, (name, text) in COUNTERS.items():
             yield _family(CounterMetricFamily, name, text, figures, key)
         for key, (name, text) in GAUGES.items():
@@ -115,7 +120,7 @@ class RegionCollector(Collector):
         names = ["region"]
         size = GaugeMetricFamily("shm_async_region_bytes", "Bytes of data.", labels=names)
         generation = GaugeMetricFamily(
-            "shm_async_region_generation", "2 for each write; odd: one is inside.", labels=names
+            "shm_async_region_generation", "2 for each write; odd: a process writes.", labels=names
         )
         for region in {region.name: region for region in self._regions}.values():
             size.add_metric([region.name], region.nbytes)
@@ -155,6 +160,13 @@ def _waits(name: str, figures: Figures, text: str) -> Metric:
     return family
 
 
+def _holds(name: str, figures: Figures, text: str) -> Metric:
+    family = SummaryMetricFamily(name, text, labels=["region"])
+    for region, each in figures.items():
+        family.add_metric([region], each["holds"], each["held"])
+    return family
+
+
 def _buckets(waits: Sequence[int]) -> list[tuple[str, float]]:
     """Cumulative, as Prometheus counts."""
     found, total = [], 0
@@ -173,6 +185,9 @@ def _labelled(figures: Figures) -> Iterator[Metric]:
     waits = HistogramMetricFamily(
         "shm_async_label_wait_seconds", "Their waits that ended.", labels=names
     )
+    holds = SummaryMetricFamily(
+        "shm_async_label_hold_seconds", "Their holds that ended.", labels=names
+    )
     longest = GaugeMetricFamily(
         "shm_async_label_longest_hold_seconds", "Their longest hold so far.", labels=names
     )
@@ -181,5 +196,6 @@ def _labelled(figures: Figures) -> Iterator[Metric]:
             grants.add_metric([region, label, "read"], its["reads"])
             grants.add_metric([region, label, "write"], its["writes"])
             waits.add_metric([region, label], _buckets(its["waits"]), its["waited"])
+            holds.add_metric([region, label], its["holds"], its["held"])
             longest.add_metric([region, label], its["longest_hold"])
-    yield from (grants, waits, longest)
+    yield from (grants, waits, holds, longest)

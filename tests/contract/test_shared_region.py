@@ -253,3 +253,5 @@ async def test_statistics_count_alike(open_one: Open):
             pass
         counts = region.statistics()
         assert (counts.reads, counts.writes, counts.waiting) == (1, 1, 0)
+        assert counts.holds == 2
+        assert 0 < counts.longest_hold < counts.held < 10

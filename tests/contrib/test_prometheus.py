@@ -98,6 +98,25 @@ def test_a_region_shows_what_it_counted(region: Region):
     assert value(collector, "lock_waiting", region) == 0
     label = {"label": 'say "checkout"'}
     assert value(collector, "label_grants_total", region, kind="write", **label) == 1
+    assert value(collector, "lock_hold_seconds_count", region) == 3
+    held = value(collector, "label_hold_seconds_sum", region, **label)
+    assert 0 < held < value(collector, "lock_hold_seconds_sum", region) < 10
+    assert value(collector, "label_hold_seconds_count", region, **label) == 1
+
+
+def test_an_upgrade_is_a_write_of_its_label(region: Region):
+    with region.read_lock(label="checkout"):
+        pass
+    hold = region.read_lock(label="checkout")
+    with hold:
+        hold.upgrade_blocking()
+    grants = {
+        kind: value(
+            RegionCollector([region]), "label_grants_total", region, kind=kind, label="checkout"
+        )
+        for kind in ("read", "write")
+    }
+    assert grants == {"read": 2, "write": 1}
 
 
 def test_waits_are_a_cumulative_histogram(region: Region, rival):

@@ -66,7 +66,9 @@ class CohortMachine(RuleBasedStateMachine):
         self.kernel, self.loop, self.gate = Kernel(), Loop(), [0]
         opener = SimpleNamespace(
             open=lambda: (self.kernel, None),
-            ledger=SimpleNamespace(open=lambda handle: Tally(handle, LabelBook()), slow_wait=None),
+            ledger=SimpleNamespace(
+                open=lambda handle: Tally(handle, LabelBook(), "x"), slow_wait=None
+            ),
             gate=self.gate,
             readable=None,
             writable=None,

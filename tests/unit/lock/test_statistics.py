@@ -109,12 +109,24 @@ def test_threads_that_wait_are_counted(region: Region, rival: Rival):
     assert (figures.reads, figures.writes) == (1, 0)
 
 
-async def test_the_longest_hold(region: Region):
-    async with region.read_lock():
-        await anyio.sleep(0.02)
+async def test_the_longest_hold_and_the_time_of_all_holds(region: Region):
+    for lock in (region.read_lock(), region.write_lock()):
+        async with lock:
+            await anyio.sleep(0.02)
     with region.write_lock():
-        pass
-    assert 0.02 <= region.statistics().longest_hold < 10
+        assert region.statistics().holds == 2
+    figures = region.statistics()
+    assert 0.02 <= figures.longest_hold <= figures.held - 0.02 < 10
+    assert figures.holds == 3
+
+
+async def test_readers_whose_holds_overlap_count_as_one_hold(region: Region):
+    async with region.read_lock():
+        async with region.read_lock():
+            pass
+        with region.read_lock():  # of the thread
+            pass
+    assert region.statistics().holds == 2
 
 
 async def test_a_hand_over_ends_one_hold_and_begins_another(region: Region):
@@ -279,6 +291,8 @@ async def test_each_label_has_its_figures(region: Region):
     assert (checkout.reads, checkout.writes, checkout.contended) == (2, 1, 0)
     assert (refund.reads, refund.writes, refund.contended) == (0, 1, 1)
     assert refund.waited == refund.longest_wait > 0
+    assert (checkout.holds, refund.holds) == (3, 1)
+    assert checkout.held >= checkout.longest_hold + 0.001
     assert sum(refund.waits) == 1
     assert checkout.longest_hold >= 0.001
 
@@ -306,25 +320,47 @@ def test_labels_beyond_the_hundredth_count_together(region: Region):
     assert labels["(other)"].writes == 5
 
 
-def test_a_death_is_counted_once_however_often_it_is_found(region: Region):
-    def die() -> None:
-        pid = os.fork()
-        if not pid:
-            hold = region.write_lock()
-            hold.acquire_blocking()
-            os._exit(0)
-        os.waitpid(pid, 0)
+def die(region: Region) -> None:
+    """Die while holding the lock for writing, in a child."""
+    pid = os.fork()
+    if not pid:
+        hold = region.write_lock()
+        hold.acquire_blocking()
+        os._exit(0)
+    os.waitpid(pid, 0)
 
-    die()
+
+def test_a_death_is_counted_once_however_often_it_is_found(region: Region):
+    die(region)
     for _ in range(3):
         with pytest.raises(OwnerDiedError), region.read_lock():
             pass
     assert region.statistics().owner_deaths == 1
     with region.write_lock(recover=True):
         assert region.statistics().owner_deaths == 1
-    die()
+    die(region)
     with region.write_lock(recover=True):
         pass
     with region.write_lock():
         pass
     assert region.statistics().owner_deaths == 2
+
+
+def test_an_ignored_death_is_counted_by_the_next_writer(region: Region):
+    with Region.attach(region.name, on_owner_death="ignore") as ignoring:
+        for deaths in (1, 2):
+            die(region)
+            for _ in range(3):
+                with ignoring.read_lock():
+                    assert ignoring.statistics().owner_deaths == deaths - 1
+            with ignoring.transaction() as view:
+                view[0] = deaths
+            assert ignoring.statistics().owner_deaths == deaths
+        with ignoring.write_lock():
+            pass
+        die(region)
+        with ignoring.write_lock(recover=True):
+            pass
+        assert ignoring.statistics().owner_deaths == 3
+    with region.read_lock():
+        assert region.statistics().owner_deaths == 0

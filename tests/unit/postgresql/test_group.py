@@ -46,6 +46,7 @@ async def test_writers_that_queue_are_one_store(open_one: OpenOne):
         assert (await slots(region))[0] == 20
         assert region.generation == before + 2
         assert region.statistics().hand_overs == 19
+        assert sum(region.statistics().waits) >= 20
 
 
 async def test_a_block_that_raises_loses_its_own_change_alone(open_one: OpenOne):

@@ -59,7 +59,7 @@ function showRegions(regions) {
   $("none").hidden = regions.length > 0;
   filter();
   const dead = regions.filter((region) => region.died).map((region) => region.name);
-  const text = dead.length ? "A writer died inside " + dead.join(", ") + ": the data may be half-written." : "";
+  const text = dead.length ? "A process died while it held the lock of " + dead.join(", ") + " for writing: the data may be half-written." : "";
   if ($("banner").textContent !== text) $("banner").textContent = text;
   $("banner").hidden = !dead.length;
   const mine = regions.find((region) => region.name === chosen);
