@@ -14,7 +14,7 @@ export TEST_NODE_DIR := $(CURDIR)/build/node
 COMPILERS := $(CC) $(foreach compiler,musl-gcc aarch64-linux-gnu-gcc,$(shell command -v $(compiler)))
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: help demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files clean
+.PHONY: help demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files drawings clean
 
 help: ## what can be made
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +93,9 @@ wheel-test: $(VENV)/test.stamp $(NODE_STAMP) ## sdist, wheel, tests on every Pyt
 # The manual page and the completions of the command, in share/.
 command-files: $(VENV)/man.stamp ## the manual page and completions of shm-async, in share/
 	$(BIN)/python tools/command_files.py
+
+drawings: $(VENV)/test.stamp ## draw the pictures of docs/concepts
+	$(BIN)/python tools/drawings.py
 
 # What the lock costs, and what its peers cost: see `python -m benchmarks --help`;
 # BENCH_ARGS="builds REV_A" compares this tree with another revision.

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import said_to_print
 from peers import missing
 from sybil import Sybil
 from sybil.example import Example
@@ -35,11 +36,6 @@ def examples_of(page: str, title: str) -> list[Example]:
 def packages_of(code: str) -> set[str]:
     imports = [each for each in ast.walk(ast.parse(code)) if isinstance(each, ast.Import)]
     return {alias.name for each in imports for alias in each.names}
-
-
-def said_to_print(code: str) -> list[str]:
-    """What stands behind each print as a comment, in the order of the lines."""
-    return re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
 
 
 def remove_regions_of(code: str) -> None:

@@ -1,0 +1,45 @@
+"""The pages of docs/concepts and docs/reference: their programs, links and headings."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pages import run_page
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted([*DOCS.glob("concepts/*.md"), *DOCS.glob("reference/*.md")])
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.skipif(not DOCS.exists(), reason="no docs in this tree"),
+]
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@each_page
+def test_its_programs_print_what_it_says(page: Path):
+    printed, said = run_page(page)
+    assert printed == said
+
+
+@each_page
+def test_its_links_lead_to_a_file_and_a_heading(page: Path):
+    for target, _, anchor in re.findall(r"\]\(([\w./-]+\.\w+)(#([\w-]+))?\)", page.read_text()):
+        there = (page.parent / target).resolve()
+        assert there.is_file(), target
+        assert not anchor or anchor in headings(there), f"{target}#{anchor}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that code hosts, and MyST, give to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@each_page
+def test_it_has_one_title_and_is_in_the_index_of_its_folder(page: Path):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    assert len(re.findall(r"^# ", text, re.M)) == 1
+    if page.stem != "index":
+        assert f"({page.name})" in (page.parent / "index.md").read_text()
