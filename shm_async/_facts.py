@@ -76,7 +76,7 @@ class Facts(NotASequence):
 
     @property
     def layout(self) -> Layout:
-        """The place of the data in the segment: "managed", "raw" or "sized"."""
+        """The place of the data in the segment, "managed", "raw" or "sized"."""
         return self._attachment.plan.layout
 
     @property
@@ -96,7 +96,7 @@ class Facts(NotASequence):
 
     @property
     def generation(self) -> int | None:
-        """A counter of writes: each write lock adds 2, and it is odd while one is held.
+        """A counter of writes. Each write lock adds 2, and it is odd while one is held.
 
         A transaction adds 2 at its end, if it changed anything, and makes it odd only then.
         If it is odd and no writer is active, a writer has died. None for raw and sized regions,
@@ -127,7 +127,7 @@ class Facts(NotASequence):
         through the name, but a lock that was held meanwhile is lost. Never blocks.
 
         Raises:
-            RegionClosedError.
+            RegionClosedError: it is closed.
         """
         handles = [handle for handle, _ in list(self._table.usable().ahead)]
         handles += [seat.handle for seat in list(self._table.pool.seats)]

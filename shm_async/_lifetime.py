@@ -62,9 +62,11 @@ class Lifetime(Surface):
 
         Raises:
             ValueError: it is not managed, or of System V, which cannot be replaced; or the shape
-                differs in more than its first dimension. TypeError: not a number.
+                differs in more than its first dimension.
+            TypeError: not a number.
             PermissionError: it is another user's, or was attached with ``readonly=True``.
-            OSError: ENOSPC, ENOMEM. RegionNotFoundError: its name is gone. And as for `write_lock`.
+            OSError: ENOSPC, ENOMEM.
+            RegionNotFoundError: its name is gone. And as for `write_lock`.
         """
         wanted = self._check_wanted(length, shape)
         with self._table.late_hold(timeout, self):

@@ -56,7 +56,7 @@ def open_region(
         ValueError: an unknown scheme, no name in the address, a bad name or option.
         TypeError: an option that this home does not have; the message says what to do instead.
         ImportError: psycopg is not installed.
-        RegionSizeError: it is larger than `max_bytes`.
+        RegionSizeError: it is larger than ``max_bytes``.
     """
     if isinstance(address, str) and "://" in address:
         return _open_beyond(address, length, dtype=dtype, shape=shape, options=options)

@@ -41,14 +41,15 @@ class SharedHold(SharedBlock, Protocol):
 
     @property
     def view(self) -> memoryview:
-        """The data as elements: the memory itself, or a copy. Read-only for readers."""
+        """The data as elements, the memory itself or a copy. Read-only for readers."""
         ...
 
     async def acquire(self) -> memoryview:
         """Wait for the lock in the event loop and return `view`. Cancellable.
 
         Raises:
-            RegionClosedError, RuntimeError; RegionServerError where there is a server.
+            RegionClosedError, RuntimeError: nothing is held.
+            RegionServerError: where there is a server.
         """
         ...
 
@@ -56,10 +57,10 @@ class SharedHold(SharedBlock, Protocol):
         """Block the calling thread until the lock is granted, and return `view`.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock` or `write_lock`.
+            timeout: seconds; None means the one given to ``read_lock`` or ``write_lock``.
 
         Raises:
-            LockTimeoutError; and as for `acquire`.
+            LockTimeoutError: it was not free in time. And as for `acquire`.
         """
         ...
 
@@ -68,7 +69,8 @@ class SharedHold(SharedBlock, Protocol):
 
         Raises:
             RuntimeError: not held, or called in a coroutine and the home has to store: use
-            `release_async` there. LockLostError: see there.
+                `release_async` there.
+            LockLostError: the change is not stored.
         """
         ...
 
@@ -78,7 +80,8 @@ class SharedHold(SharedBlock, Protocol):
         A cancellation is delivered after that.
 
         Raises:
-            RuntimeError: not held. LockLostError: the change is not stored.
+            RuntimeError: not held.
+            LockLostError: the change is not stored.
         """
         ...
 
@@ -96,10 +99,10 @@ class SharedHold(SharedBlock, Protocol):
         """Do what `upgrade` does, in a lock of a thread. It blocks.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock`.
+            timeout: seconds; None means the one given to ``read_lock``.
 
         Raises:
-            LockTimeoutError; and as for `upgrade`.
+            LockTimeoutError: nothing is held any more. And as for `upgrade`.
         """
         ...
 
@@ -117,7 +120,8 @@ class SharedHold(SharedBlock, Protocol):
         A cancellation is delivered after that.
 
         Raises:
-            RuntimeError: this hold does not write. LockLostError: the change is not stored.
+            RuntimeError: this hold does not write.
+            LockLostError: the change is not stored.
         """
         ...
 
@@ -192,7 +196,8 @@ class SharedRegion(Protocol):
         """Copy the data as it is at one moment. Waits; cancellable.
 
         Raises:
-            RegionClosedError; RegionServerError where there is a server.
+            RegionClosedError: it is closed.
+            RegionServerError: where there is a server.
         """
         ...
 
@@ -214,7 +219,8 @@ class SharedRegion(Protocol):
             since: return at once if the region has come further than this generation.
 
         Raises:
-            RegionClosedError: also while waiting. RuntimeError: the task holds a lock of it.
+            RegionClosedError: also while waiting.
+            RuntimeError: the task holds a lock of it.
         """
         ...
 

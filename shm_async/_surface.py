@@ -88,8 +88,8 @@ class Surface(Facts):
         Args:
             timeout: seconds after which ``with`` gives up (LockTimeoutError).
             fast_acquire: False makes ``async with`` yield once even if the lock is free.
-            recover: acquire the lock also if the last writer died during its write. Then the
-                hold's `owner_died` is True, and only a clean end of its block makes the region
+            recover: acquire the lock also if the last writer died during its write. Then
+                `Hold.owner_died` is True, and only a clean end of its block makes the region
                 sound again; after an exception the next holder learns of the death, too.
             label: the purpose of the lock, as for `read_lock`.
 
@@ -134,7 +134,7 @@ class Surface(Facts):
 
     @property
     def slow_hold(self) -> float | None:
-        """The seconds after which a hold of this process is logged, when it ends. None: never.
+        """The seconds after which a hold of this process is logged, when it ends; None for never.
 
         The logger "shm_async" gives a warning that names the line that ended the hold.
         """
@@ -146,7 +146,7 @@ class Surface(Facts):
 
     @property
     def slow_wait(self) -> float | None:
-        """The seconds after which a wait for a lock of this region is logged. None: never.
+        """The seconds after which a wait for a lock of this region is logged; None for never.
 
         The logger "shm_async" gives one warning for each wait, while it lasts. The warning names
         the waiting task or thread and its line, and the processes that hold the lock, this one
@@ -168,8 +168,8 @@ class Surface(Facts):
         """Return the holders of the lock, and after them its waiters.
 
         For this process it also lists the tasks that wait in the queue of an event loop, which
-        the kernel does not know. There `where` gives the lines of tasks and threads, and `label`
-        the label of the lock. Labels of other processes are not known.
+        the kernel does not know. There `Holder.where` gives the lines of tasks and threads, and
+        `Holder.label` the label of the lock. Labels of other processes are not known.
 
         It also lists programs that use only flock(2). Takes no lock, so it works with
         ``readonly=True`` and never waits for the lock. It shows one moment, unless the kernel's
@@ -180,12 +180,13 @@ class Surface(Facts):
 
         The kernel leaves out processes that this pid namespace cannot see: in a container, ()
         does not mean that no process outside has the lock. The waiters at the gate, behind the
-        first one, have no pid. `since` is known for writers of this package in managed regions;
-        any process that may write to the region can falsify it. After a resize by another
+        first one, have no pid. `Holder.since` is known for writers of this package in managed
+        regions; any process that may write to the region can falsify it. After a resize by another
         process the answer is about the old object until the next lock.
 
         Raises:
-            RegionClosedError. OSError: ENOSYS, there is no /proc/locks to read.
+            RegionClosedError: it is closed.
+            OSError: ENOSYS, there is no /proc/locks to read.
         """
         return holders.holders(self._table)
 
@@ -194,7 +195,8 @@ class Surface(Facts):
 
         It works as `holders` does: takes no lock, never waits for it, costs as much, and does not
         see processes that another pid namespace hides. Errors are those of `holders`. The answer
-        may already be old, so do not base a decision on it: use the lock, or `acquire_nowait`.
+        may already be old, so do not base a decision on it: use the lock, or
+        `Hold.acquire_nowait`.
         """
         return holders.locked(self._table)
 
@@ -230,10 +232,11 @@ class Surface(Facts):
             The bytes, or None if they are in `into`.
 
         Raises:
-            OwnerDiedError: the last writer died during its write; see `on_owner_death`.
+            OwnerDiedError: the last writer died during its write; see `Region.create`.
             RegionReplacedError: it was resized; not with ``follow=True``.
             RegionNotFoundError: it was unlinked, with ``if_unlinked="raise"``.
-            RegionClosedError. RegionSizeError: the object was truncated.
+            RegionClosedError: it is closed.
+            RegionSizeError: the object was truncated.
             ValueError, TypeError: `into` does not fit.
         """
         opener = self._table.opener
@@ -298,14 +301,15 @@ class Surface(Facts):
             An even number. A write counts when it has ended.
 
         Raises:
-            OwnerDiedError: the last writer died during its write; see `on_owner_death`. With
+            OwnerDiedError: the last writer died during its write; see `Region.create`. With
                 "ignore" the death counts as the end of a lock, and a function repairs the data
                 first.
             RegionReplacedError: it was resized, or was unlinked and the name leads to a new
                 region. With ``follow=True`` that is a change: the region attaches to the new
                 one, and returns that one's generation. An unlink alone ends no wait.
             RegionNotFoundError: it was unlinked, with ``if_unlinked="raise"``.
-            RegionClosedError: also while waiting. RegionSizeError: the object was truncated.
+            RegionClosedError: also while waiting.
+            RegionSizeError: the object was truncated.
             RegionFormatError: the region is not managed, so it has no generation.
             RuntimeError: the task holds a lock of the region, so no process could ever write.
             OSError: EMFILE, ENOSPC: the limits of inotify; the message names them.
@@ -329,8 +333,8 @@ class Surface(Facts):
             since: begin with the changes after this generation, rather than from now on.
 
         Raises:
-            RegionClosedError, RegionSizeError, RegionFormatError, TypeError; and, in a step,
-            the errors of `wait_changed`.
+            RegionClosedError, RegionSizeError, RegionFormatError, TypeError: as `wait_changed`. A
+                step raises all errors of `wait_changed`.
         """
         return self._watchers.changes(since, self)
 
@@ -352,6 +356,7 @@ class Surface(Facts):
         Needs the extra ``shm_async[numpy]``.
 
         Raises:
-            RegionClosedError. ImportError: NumPy is not installed.
+            RegionClosedError: it is closed.
+            ImportError: NumPy is not installed.
         """
         return elements.numpy_array(self._table.usable().writable)

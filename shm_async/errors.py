@@ -45,8 +45,8 @@ class RegionNotFoundError(ShmError, FileNotFoundError):
 class RegionReplacedError(ShmError, OSError):
     """Raised by locks and snapshots when ``resize`` has put another object in the region's place.
 
-    The lock is not held. Attach again, or use ``follow=True``. Also raised by `wait_changed` and
-    `changes` when the name was unlinked and leads to a new region.
+    The lock is not held. Attach again, or use ``follow=True``. Also raised by `Region.wait_changed`
+    and `Region.changes` when the name was unlinked and leads to a new region.
     """
 
     __module__ = "shm_async"

@@ -61,7 +61,8 @@ class _Shared(ABC):
             mode: permission bits of a new object.
 
         Raises:
-            RegionSizeError: it is smaller. PermissionError: it is another user's.
+            RegionSizeError: it is smaller.
+            PermissionError: it is another user's.
             OSError: ENOSPC, no room; ENOMEM, EPERM, the limit on locked memory is too low.
             ValueError, TypeError: an argument makes no sense.
         """
@@ -71,12 +72,12 @@ class _Shared(ABC):
         self._forget()
 
     def buffer(self) -> memoryview:
-        """Return the `size` bytes, writable. Never blocks; the caller must hold the lock.
+        """Return the ``size`` bytes, writable. Never blocks; the caller must hold the lock.
 
         A buffer that outlives its object is stale, but cannot crash.
 
         Raises:
-            RegionClosedError.
+            RegionClosedError: it is closed.
         """
         return self.region.buffer.cast("B")[: self._size]
 

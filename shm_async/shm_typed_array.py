@@ -158,12 +158,13 @@ def create(
     Args:
         count: number of elements, 1 to LENGTH_MAX.
         type_key: "Buffer", "Int8Array", ... "Float64Array".
-        key: a number of 1 to 2**32 - 2 for a System V segment, None for one with an unused key,
+        key: a number of 1 to 0xFFFFFFFE for a System V segment, None for one with an unused key,
             a str for a POSIX object.
         perm: permission bits, as an int (0o660) or in octal digits ("660").
 
     Raises:
-        ValueError, TypeError: an argument makes no sense. OSError: ENOSPC, ENOMEM, EINVAL: no room.
+        ValueError, TypeError: an argument makes no sense.
+        OSError: ENOSPC, ENOMEM, EINVAL: no room.
     """
     check_type_key(type_key)
     count = check_count(count)
@@ -192,8 +193,8 @@ def get(key: int | str, type_key: str = "Buffer") -> SharedArray | None:
 
     Raises:
         RegionFormatError: the size in a POSIX object's header is larger than the object, zero,
-            or not a multiple of the element size. RegionSizeError: a System V segment's size is
-            not a multiple of it.
+            or not a multiple of the element size.
+        RegionSizeError: a System V segment's size is not a multiple of it.
         PermissionError: its mode or its owner forbids it.
         ValueError, TypeError: an argument makes no sense.
     """
@@ -232,8 +233,9 @@ def detach(key: int | str, force_destroy: bool = False) -> int:
         segment; or, without `force_destroy`, this process never had it.
 
     Raises:
-        PermissionError: it is another user's. RegionSizeError: the object is empty, as its
-        creator died. ValueError, TypeError: not a key.
+        PermissionError: it is another user's.
+        RegionSizeError: the object is empty, as its creator died.
+        ValueError, TypeError: not a key.
     """
     key = check_key(key)
     known = _known.get(key)
@@ -317,7 +319,8 @@ def cleanup_on_signals(*numbers: signal.Signals) -> None:
         numbers: signals, such as ``signal.SIGTERM``.
 
     Raises:
-        ValueError: called in another thread than the main one. OSError: no such signal.
+        ValueError: called in another thread than the main one.
+        OSError: no such signal.
     """
     for number in numbers or (signal.SIGTERM, signal.SIGINT):
         before = signal.getsignal(number)

@@ -84,14 +84,14 @@ class Hold(State):
         is a RuntimeError. Signal handlers run, and what they raise (Ctrl-C) ends the wait.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock` or `write_lock`. More
+            timeout: seconds; None means the one given to ``read_lock`` or ``write_lock``. More
                 than 1e9 (31 years) is for ever.
 
         The lock belongs to nobody in particular: any thread may release it. So no thread can
         be told for certain that it waits for itself, as inside ``with``.
 
         Raises:
-            LockTimeoutError, RegionClosedError, RegionSizeError, OwnerDiedError.
+            LockTimeoutError, RegionClosedError, RegionSizeError, OwnerDiedError: nothing is held.
             RuntimeError: this hold is in use, or the thread would wait for itself.
         """
         self._table.disown(self)
@@ -106,7 +106,7 @@ class Hold(State):
 
         Raises:
             WouldBlockError: somebody else has the lock; nothing is held.
-            RegionClosedError, RegionSizeError, OwnerDiedError.
+            RegionClosedError, RegionSizeError, OwnerDiedError: nothing is held.
             RuntimeError: this hold is in use.
         """
         self._table.disown(self)
@@ -211,10 +211,10 @@ class Hold(State):
             RegionSizeError: the object was truncated.
             OwnerDiedError: somebody wrote in between, and died inside.
             RegionReplacedError: somebody resized it in between, also with ``follow=True``.
-
-            After the first two, and on a region that had been closed before, the read lock is
-            still held; after anything else nothing is.
             TypeError: the result was used without ``await``.
+
+        After the first two, and on a region that had been closed before, the read lock is
+        still held; after anything else nothing is.
         """
         return Upgrade(self._upgrade(IN_LOOP), self._forget_upgrade)
 
@@ -227,7 +227,7 @@ class Hold(State):
         Blocks the calling thread. Signal handlers run, and what they raise ends the wait.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock`.
+            timeout: seconds; None means the one given to ``read_lock``.
 
         Raises:
             LockTimeoutError: nothing is held any more; and as for `upgrade`.
@@ -257,7 +257,7 @@ class Hold(State):
         """Turn the read lock into the write lock if that needs no waiting.
 
         Raises:
-            WouldBlockError: somebody else reads. Its `still_held` is True if they are all of
+            WouldBlockError: somebody else reads. Its ``still_held`` is True if they are all of
                 this event loop. Else it is False and nothing is held any more: the kernel
                 takes the read lock away in trying.
             PermissionError, RuntimeError, RegionClosedError, RegionSizeError: the read lock
@@ -363,7 +363,8 @@ class Hold(State):
         ``shm_async[numpy]``.
 
         Raises:
-            RuntimeError: the lock is not held. ImportError: NumPy is not installed.
+            RuntimeError: the lock is not held.
+            ImportError: NumPy is not installed.
         """
         return numpy_array(self.view)
 
@@ -371,7 +372,7 @@ class Hold(State):
     def owner_died(self) -> bool:
         """Whether it found, at its grant, that the last writer had died inside.
 
-        Only `write_lock(recover=True)` is granted then, so it is False for all others.
+        Only ``write_lock(recover=True)`` is granted then, so it is False for all others.
         """
         return False
 

@@ -262,7 +262,7 @@ class State(NoAwait):
 
     @property
     def label(self) -> str | None:
-        """The purpose of the lock: the `label` that it was made with; None: it has none."""
+        """The purpose of the lock, the `label` that it was made with; None if it has none."""
         return None
 
     def _in_use(self) -> RuntimeError:

@@ -43,7 +43,7 @@ def prune(pattern: str = "*", *, dry_run: bool = True) -> list[str | int]:
     if the kernel gives no lease of it.
 
     Args:
-        pattern: a shell pattern of the names to check ("service-*"). A System V segment's name
+        pattern: a shell pattern of the names to check (``service-*``). A System V segment's name
             is its key, "0x00001234". Names that begin with "shm_async." are those of its lock
             object and of objects that a resize left.
         dry_run: only return the names that would be removed, as far as /proc shows.

@@ -73,8 +73,9 @@ class PostgresHold:
         again; without a deadline for ``connect_timeout`` seconds.
 
         Raises:
-            RegionServerError: the server cannot be reached. RegionNotFoundError: it was unlinked.
-            RegionClosedError, RuntimeError, PermissionError, RegionFormatError.
+            RegionServerError: the server cannot be reached.
+            RegionNotFoundError: it was unlinked.
+            RegionClosedError, RuntimeError, PermissionError, RegionFormatError: nothing is held.
         """
         if self._timeout is not None:
             raise TypeError(
@@ -109,8 +110,9 @@ class PostgresHold:
         A cancellation does not stop the store: it is delivered afterwards.
 
         Raises:
-            LockLostError: the lock was lost, and the change is not in. RegionServerError: the
-            database could not store. RuntimeError: nothing is held.
+            LockLostError: the lock was lost, and the change is not in.
+            RegionServerError: the database could not store.
+            RuntimeError: nothing is held.
         """
         await self._leave(clean=True)
 
@@ -124,8 +126,8 @@ class PostgresHold:
         Waits for the database. A cancellation does not stop it: it is delivered afterwards.
 
         Raises:
-            LockLostError, RegionServerError: nothing is held any more. RuntimeError: this hold
-            does not write.
+            LockLostError, RegionServerError: nothing is held any more.
+            RuntimeError: this hold does not write.
         """
         if self._held and not self._current().exclusive:
             raise RuntimeError(f"{self!r} reads already: there is nothing to downgrade")
@@ -200,10 +202,10 @@ class PostgresHold:
         Not for event loops: it stops them. Ctrl-C ends the wait, and leaves nothing.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock` or `write_lock`.
+            timeout: seconds; None means the one given to ``read_lock`` or ``write_lock``.
 
         Raises:
-            LockTimeoutError; and as for `acquire`.
+            LockTimeoutError: it was not free in time. And as for `acquire`.
         """
         seconds = self._timeout if timeout is None else timeout
         site = self._entrances.of_threads()
@@ -234,7 +236,7 @@ class PostgresHold:
         """Do what `upgrade` does, in a lock that a thread holds. It blocks.
 
         Args:
-            timeout: seconds; None means the one given to `read_lock`.
+            timeout: seconds; None means the one given to ``read_lock``.
 
         Raises:
             LockTimeoutError: nothing is held any more. And as for `upgrade`.
@@ -293,7 +295,11 @@ class PostgresHold:
 
     @property
     def view(self) -> memoryview:
-        """The copy, as elements; read-only for readers. Raises RuntimeError: nothing is held."""
+        """The copy, as elements; read-only for readers.
+
+        Raises:
+            RuntimeError: nothing is held.
+        """
         if self._view is None:
             raise self._not_held()
         return self._view
@@ -302,7 +308,8 @@ class PostgresHold:
         """`view` as a NumPy array, without another copy. Never blocks.
 
         Raises:
-            RuntimeError: nothing is held. ImportError: NumPy is not installed.
+            RuntimeError: nothing is held.
+            ImportError: NumPy is not installed.
         """
         return numpy_array(self.view)
 
@@ -316,7 +323,7 @@ class PostgresHold:
 
     @property
     def fence(self) -> int:
-        """The fencing token of the last write lock: it rises with each block that writes.
+        """The fencing token of the last write lock. It rises with each block that writes.
 
         Hand it to whatever the block changes outside, which then refuses lower ones. 0 for
         readers.

@@ -49,7 +49,7 @@ class PostgresRegion:
         """A hold that reads: a read-only copy of the moment of the grant. Never blocks.
 
         Args:
-            timeout: seconds after which `with` gives up; coroutines use cancel scopes.
+            timeout: seconds after which ``with`` gives up; coroutines use cancel scopes.
 
         Raises:
             ValueError, TypeError: `timeout` is no number of seconds. The rest when it is acquired.
@@ -73,7 +73,7 @@ class PostgresRegion:
     def statistics(self) -> "Statistics":
         """What the locks of this region have done in this process. Never blocks, raises nothing.
 
-        `kernel_requests` are those that went to the database.
+        ``kernel_requests`` are those that went to the database.
         """
         return self._entrances.tally.figures()
 
@@ -83,7 +83,8 @@ class PostgresRegion:
         """Read the data as stored last, without a lock; waits for one round trip. Cancellable.
 
         Raises:
-            RegionNotFoundError: it was unlinked. RegionServerError.
+            RegionNotFoundError: it was unlinked.
+            RegionServerError: the database could not be reached.
         """
         return await self._snapshot(self._entrances.here())
 
@@ -111,7 +112,8 @@ class PostgresRegion:
 
         Raises:
             RegionServerError: the database could not be reached for ``connect_timeout`` seconds.
-            RuntimeError: the task holds a lock of the region. RegionClosedError.
+            RuntimeError: the task holds a lock of the region.
+            RegionClosedError: also while waiting.
         """
         baseline = self.generation if since is None else _check_since(since)
         site = self._entrances.here()
@@ -204,7 +206,8 @@ class PostgresRegion:
         Waits for that lock. Cancellable.
 
         Raises:
-            RegionNotFoundError: there is none. RegionServerError, PermissionError.
+            RegionNotFoundError: there is none.
+            RegionServerError, PermissionError: the database refuses, or cannot be reached.
             RuntimeError: this task holds a lock of it.
         """
         self._entrances.refuse_a_holder()
@@ -218,7 +221,7 @@ class PostgresRegion:
 
     @property
     def name(self) -> str:
-        """Its name: the fragment of the address."""
+        """Its name, the fragment of the address."""
         return self._spec.name
 
     @property

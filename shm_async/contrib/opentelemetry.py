@@ -65,8 +65,7 @@ def instrument(
             the span in which the thread or task waited. None: none does.
         tracer: to make the spans with; None: that of the global provider.
 
-    Raises:
-        Whatever the meter raises.
+    Errors are those of the meter and the tracer.
     """
     meter = metrics.get_meter("shm_async") if meter is None else meter
     for name, key, unit, text in COUNTERS:

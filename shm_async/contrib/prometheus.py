@@ -108,7 +108,7 @@ class RegionCollector(Collector):
     def close(self) -> None:
         """Write the figures to the table for the last time. Blocks like `collect`; raises nothing.
 
-        Not needed without `shared`.
+        Not needed without ``shared``.
         """
         if self._together is not None:
             self._together.close()

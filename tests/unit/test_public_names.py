@@ -10,22 +10,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from public import PUBLIC_MODULES
 
 import shm_async
 
 pytestmark = pytest.mark.once
-
-PUBLIC_MODULES = [
-    "shm_async",
-    "shm_async.contrib.dashboard",
-    "shm_async.contrib.opentelemetry",
-    "shm_async.contrib.prometheus",
-    "shm_async.errors",
-    "shm_async.mmap_ipc",
-    "shm_async.postgresql",
-    "shm_async.pytest_plugin",
-    "shm_async.shm_typed_array",
-]
 
 #: What a docstring has to say, and the words that say it.
 ERRORS = re.compile(r"Raises|[Ee]rrors\s+are\s+those|raises\s+nothing|or\s+an\s+exception")

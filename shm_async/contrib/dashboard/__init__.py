@@ -45,10 +45,9 @@ def dashboard(names: Sequence[str] = (), *, shared: str | None = None) -> Starle
 
     Args:
         names: patterns of the regions to show, as a shell has them; none: all of this package.
-        shared: the table of `RegionCollector(shared=...)`, whose waits are shown.
+        shared: the table of ``RegionCollector(shared=...)``, whose waits are shown.
 
-    Raises:
-        Nothing at once; the page tells what it cannot show.
+    It raises nothing; the page tells what it cannot show.
     """
     feed = Feed(tuple(names), shared)
 
