@@ -28,6 +28,7 @@ SCENARIOS = (
     "copy",
     "snapshot",
     "watch",
+    "metrics",
     "postgresql",
 )
 DEFAULT_OUT = os.path.join("build", "bench")
