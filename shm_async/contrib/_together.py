@@ -25,10 +25,11 @@ from typing import Any
 
 from .._memory.control import pid_namespace, process_identity, start_of
 from .._region import Region
+from .._watch.inspection import RegionInfo
 from ..errors import RegionExistsError, RegionNotFoundError, ShmError
 from ._figures import Figures, Observed, add, are_figures, figures_of
 
-__all__ = ["ROW", "Together", "figures_of_table"]
+__all__ = ["ROW", "Together", "figures_of_table", "may_be_table"]
 
 logger = logging.getLogger("shm_async")
 
@@ -40,6 +41,9 @@ PAST = 0  # the row of those that have ended
 
 #: Bytes of the longest text, before it is compressed: others can write the table, too.
 LONGEST = 1 << 22
+
+#: The end of a table, after the rows: so it is found whatever its name is.
+MARK = b"shm_async table\n"
 
 #: Seconds between two writes.
 INTERVAL = 1.0
@@ -53,7 +57,7 @@ class Together:
 
     def __init__(self, name: str, regions: Sequence[Observed], *, processes: int) -> None:
         self.regions = regions
-        self.table = _table(name, (processes + 1) * ROW)
+        self.table = _table(name, processes + 1)
         try:
             self._begin()
         except BaseException:
@@ -99,6 +103,7 @@ class Together:
             row = self._my_row(view)
             if row is not None:
                 _write(view, row, text)
+                view[-len(MARK) :] = MARK
         if row is None:
             self._tell("all rows are taken: unlink it, and make it with more processes=")
         else:
@@ -179,10 +184,15 @@ class Together:
 def figures_of_table(name: str) -> Figures:
     """The sum of what stands in a table, without a row of one's own. Blocks for PATIENCE at most.
 
+    Returns:
+        Nothing if the region is no table.
+
     Raises:
         ShmError, OSError: it cannot be read.
     """
     with Region.attach(name, readonly=True, on_owner_death="ignore") as table:
+        if bytes(table.buffer[-len(MARK) :]) != MARK:
+            return {}
         return _total(table.snapshot(timeout=PATIENCE))
 
 
@@ -216,14 +226,19 @@ def _publish(known: "weakref.ref[Together]", stopped: threading.Event) -> None:
         del together
 
 
-def _table(name: str, size: int) -> Region:
+def may_be_table(info: RegionInfo) -> bool:
+    """Whether it has the type and the size of a table."""
+    return info.dtype == "uint8" and (info.nbytes or 0) % ROW == len(MARK)
+
+
+def _table(name: str, rows: int) -> Region:
     """The table of that name, of whatever size it is; else a new one."""
     while True:
         try:
             return Region.attach(name, on_owner_death="ignore")
         except RegionNotFoundError:  # noqa: PERF203  # once for a process
             with suppress(RegionExistsError):
-                return Region.create(name, size, on_owner_death="ignore")
+                return Region.create(name, rows * ROW + len(MARK), on_owner_death="ignore")
 
 
 # ---- rows ------------------------------------------------------------------------------

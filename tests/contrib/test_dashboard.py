@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shm_async.contrib.dashboard", "--port", "0", *arguments],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         self.url = self.process.stdout.readline().strip()
@@ -37,8 +39,8 @@ class Server:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(10) in (0, 130, -signal.SIGINT)
-        self.process.stdout.close()
+        told = self.process.communicate(timeout=10)
+        assert (self.process.returncode, *told) == (130, "", "")
 
 
 @pytest.fixture
@@ -168,29 +170,74 @@ def test_a_browser_shows_a_write_within_200_ms(region: Region, server: Server, b
         delays.append(browser.until(shows(0, value)))
     assert sorted(delays)[2] < 0.2
     assert browser.run("document.querySelector('#chart canvas').width") > 100
-    picture(browser, "dashboard.png")
     assert browser.errors == []
 
 
-def test_a_browser_shows_how_long_all_processes_waited(
-    region: Region, rival: Rival, name: str, browser: Browser
+def rows(browser: Browser, selector: str) -> list[list[str]]:
+    """The first four texts of each of these rows."""
+    return browser.run(
+        f"[...document.querySelectorAll('{selector}')]"
+        ".map((row) => [...row.children].slice(0, 4).map((cell) => cell.textContent))"
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [lambda table: ["--shared", table], lambda _: []], ids=["named", "found"]
+)
+def test_a_browser_shows_how_long_all_processes_waited_and_for_what(
+    region: Region, rival: Rival, name: str, browser: Browser, options: Callable[[str], list[str]]
 ):
+    with region.write_lock(label="checkout"):
+        pass
     assert rival.do("exclusive") == "done"
     with pytest.raises(TimeoutError):
         region.write_lock().acquire_blocking(0.03)
     assert rival.do("unlock") == "done"
     collector = RegionCollector([region], shared=f"{name}.table")
     list(collector.collect())
-    server = Server(region.name, "--shared", f"{name}.table")
+    server = Server(region.name, *options(f"{name}.table"))
+    browser.look(width=1000, dark=False)
     browser.ask("Page.navigate", url=server.url)
     browser.until(
-        "document.querySelector('#waits-text')?.textContent.startsWith('1 wait up to 0.')"
+        r"/^1 wait up to \d+ ms/.test(document.querySelector('#waits-text')?.textContent)"
     )
     assert browser.run("document.querySelectorAll('#bars div').length") == 17
+    assert rows(browser, "#labels tr") == [
+        ["all locks", "0", "1", "1"],
+        ["checkout", "0", "1", "0"],
+    ]
+    for value in range(1, 6):
+        with region.write_lock(label="refund") as view:
+            view[0], view[1] = value, 6 - value
+        browser.until(shows(0, value))
+    browser.until("document.querySelectorAll('#labels tr').length === 3")
+    picture(browser, "dashboard.png")
     assert browser.errors == []
     server.end()
     collector.close()
     os.unlink(f"/dev/shm/{name}.table")
+
+
+def test_a_browser_shows_who_holds_the_lock_and_who_waits(
+    region: Region, rival: Rival, server: Server, browser: Browser
+):
+    browser.look(width=1000, dark=False)
+    browser.ask("Page.navigate", url=server.url)
+    browser.until("/^No process was seen/.test(document.querySelector('#looks-text')?.textContent)")
+    assert not browser.run("document.querySelector('#no-waits').hidden")
+    assert browser.run("document.querySelector('#people').hidden")
+    with region.write_lock():
+        thread = threading.Thread(target=lambda: rival.do("exclusive"))
+        thread.start()
+        browser.until("document.querySelectorAll('#people tbody tr').length === 2")
+        (_, kind, state), (_, _, waits) = rows(browser, "#people tbody tr")
+        assert browser.run("document.querySelector('#chart canvas').width") > 100
+        picture(browser, "dashboard-waiting.png")
+        browser.until("/^Processes were/.test(document.querySelector('#looks-text')?.textContent)")
+    thread.join()
+    assert (kind, state[:13], waits) == ("write", "holds it for ", "waits")
+    assert rival.do("unlock") == "done"
+    assert browser.errors == []
 
 
 def test_a_browser_shows_a_death_and_survives_a_restart(

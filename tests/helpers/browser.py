@@ -105,7 +105,12 @@ class Browser:
                      windowsVirtualKeyCode=code, **text)  # fmt: skip
 
     def picture(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot")["data"]))
+        """Keep a picture of the whole page."""
+        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
+        answer = self.ask(
+            "Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1}
+        )
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:
         self.stack.close()

@@ -45,7 +45,8 @@ def dashboard(names: Sequence[str] = (), *, shared: str | None = None) -> Starle
 
     Args:
         names: patterns of the regions to show, as a shell has them; none: all of this package.
-        shared: the table of ``RegionCollector(shared=...)``, whose waits are shown.
+        shared: the one table of ``RegionCollector(shared=...)`` whose figures are shown; None: all
+            tables of this host.
 
     It raises nothing; the page tells what it cannot show.
     """
@@ -60,9 +61,11 @@ def dashboard(names: Sequence[str] = (), *, shared: str | None = None) -> Starle
         return Events(feed, request.query_params.get("region"))
 
     files = Files(directory=STATIC)
-    return Starlette(
+    app = Starlette(
         routes=[Route("/", page), Route("/events", events), Mount("/static", files)],
     )
+    app.state.feed = feed
+    return app
 
 
 class Events(Response):
@@ -89,8 +92,10 @@ class Events(Response):
             group.cancel_scope.cancel()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(self._feed.tell_all, self._chosen, tell)
             group.start_soon(leave)
+            await self._feed.tell_all(self._chosen, tell)
+            group.cancel_scope.cancel()
+        await send({"type": "http.response.body", "body": b""})
 
 
 class Files(StaticFiles):

@@ -2,11 +2,13 @@
 
 import argparse
 import socket
+import sys
 
 import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from . import dashboard
+from ._feed import Feed
 
 __all__ = ["main"]
 
@@ -29,7 +31,23 @@ def main(arguments: list[str] | None = None) -> None:
     with socket.create_server((options.host, options.port), family=family) as server:
         print(f"http://{options.host}:{server.getsockname()[1]}/", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[server])
+        try:
+            Server(config, app.state.feed).run(sockets=[server])
+        except KeyboardInterrupt:  # after a clean end
+            sys.exit(130)
+
+
+class Server(uvicorn.Server):
+    """A server that does not wait for pages to go away."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams, and then the server. Waits for a second at most; cancellable."""
+        self._feed.end()
+        await super().shutdown(sockets)
 
 
 if __name__ == "__main__":

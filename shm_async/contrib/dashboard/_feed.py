@@ -13,8 +13,8 @@ from ..._lock.statistics import WAIT_BOUNDS
 from ..._region import Region
 from ..._watch.inspection import RegionInfo, inspect
 from ...errors import ShmError
-from .._figures import Figures
-from .._together import figures_of_table
+from .._figures import Figures, add
+from .._together import figures_of_table, may_be_table
 
 __all__ = ["Feed"]
 
@@ -26,6 +26,7 @@ PAUSE = 0.05
 PATIENCE = 1.0
 
 MOST_VALUES = 256
+MOST_PEOPLE = 20
 
 #: Sends one event to the page.
 Tell: TypeAlias = Callable[[str], Awaitable[None]]
@@ -37,33 +38,47 @@ class Feed:
     def __init__(self, names: tuple[str, ...], shared: str | None) -> None:
         self._names = names
         self._shared = shared
+        self._pages: set[anyio.CancelScope] = set()
+
+    def end(self) -> None:
+        """End what all pages of this event loop are told. Never blocks and raises nothing."""
+        for scope in self._pages:
+            scope.cancel()
 
     async def tell_all(self, chosen: str | None, tell: Tell) -> None:
-        """Tell one page of everything. Never returns; cancellable."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._tell_of_all, tell)
-            if chosen is not None and self._wanted(chosen):
-                group.start_soon(_tell_values, chosen, tell)
+        """Tell one page of everything, until `end`. Waits in the loop; cancellable."""
+        try:
+            async with anyio.create_task_group() as group:
+                self._pages.add(group.cancel_scope)
+                group.start_soon(self._tell_of_all, chosen, tell)
+                if chosen is not None and self._wanted(chosen):
+                    group.start_soon(_tell_values, chosen, tell)
+        finally:
+            self._pages.discard(group.cancel_scope)
 
     def _wanted(self, name: str) -> bool:
         return not self._names or any(fnmatchcase(name, pattern) for pattern in self._names)
 
-    async def _tell_of_all(self, tell: Tell) -> None:
+    async def _tell_of_all(self, chosen: str | None, tell: Tell) -> None:
         before: dict[str, tuple[int, float]] = {}
         while True:
             infos, figures = await anyio.to_thread.run_sync(self._look)
             now = time.monotonic()
-            rows = [_row(info, before.get(info.name), now, figures) for info in infos]
+            rows = [_row(info, before.get(info.name), now) for info in infos]
+            for row, info in zip(rows, infos, strict=True):
+                if info.name == chosen:
+                    row["detail"] = _detail(info, figures.get(info.name))
             before = {info.name: (info.writes or 0, now) for info in infos}
             await tell(_event("regions", rows))
             await anyio.sleep(TICK)
 
     def _look(self) -> tuple[list[RegionInfo], Figures]:
         infos = [each for each in inspect() if each.managed and each.linked]
+        tables = [each.name for each in infos if may_be_table(each)]
         figures: Figures = {}
-        if self._shared is not None:
+        for table in tables if self._shared is None else [self._shared]:
             with suppress(ShmError, OSError):
-                figures = figures_of_table(self._shared)
+                add(figures, figures_of_table(table))
         return [each for each in infos if self._wanted(each.name)], figures
 
 
@@ -74,13 +89,10 @@ def _event(kind: str, data: Any) -> str:
 # ---- the table -------------------------------------------------------------------------
 
 
-def _row(
-    info: RegionInfo, before: tuple[int, float] | None, now: float, figures: Figures
-) -> dict[str, Any]:
+def _row(info: RegionInfo, before: tuple[int, float] | None, now: float) -> dict[str, Any]:
     rate = None
     if before is not None and info.writes is not None:
         rate = round(max(0, info.writes - before[0]) / (now - before[1]), 1)
-    known = figures.get(info.name)
     shape = " x ".join(map(str, info.shape or ()))
     return {
         "name": info.name,
@@ -90,10 +102,41 @@ def _row(
         "waiting": len(info.waiters),
         "rate": rate,
         "died": info.state == "owner died",
-        "generation": info.generation,
-        "attached": info.attachments,
-        "waits": known and {"counts": known["waits"], "bounds": WAIT_BOUNDS},
     }
+
+
+def _detail(info: RegionInfo, figures: dict[str, Any] | None) -> dict[str, Any]:
+    """What is told of the chosen region alone."""
+    people = [*info.holders, *info.waiters][:MOST_PEOPLE]
+    known = None
+    if figures is not None:
+        known = {
+            "waits": figures["waits"],
+            "bounds": WAIT_BOUNDS,
+            "all": _locks(figures),
+            "labels": {label: _locks(its) for label, its in figures["labels"].items()},
+        }
+    return {
+        "writes": info.writes,
+        "ago": info.written_ago,
+        "attached": info.attachments,
+        "processes": [f"{each.command or '?'} ({each.pid})" for each in info.processes],
+        "people": [
+            {
+                "name": f"{each.command or '?'} ({each.pid})" if each.pid else "not known",
+                "kind": each.kind or "not known",
+                "waiting": each.waiting,
+                "since": each.since,
+            }
+            for each in people
+        ],
+        "figures": known,
+    }
+
+
+def _locks(figures: dict[str, Any]) -> dict[str, Any]:
+    keys = ("reads", "writes", "contended", "waited", "holds", "held", "longest_hold")
+    return {key: figures[key] for key in keys}
 
 
 def _holder(holder: Any) -> str:

@@ -10,6 +10,7 @@ let chosen = decodeURIComponent(location.hash.slice(1));
 let drawn = [0, 1, 2];
 let plot = null;
 let history = { times: [], rows: [] };
+let looks = [];
 
 function connect() {
   if (source) source.close();
@@ -33,6 +34,7 @@ function choose(name) {
   location.replace("#" + encodeURIComponent(name));
   drawn = [0, 1, 2];
   history = { times: [], rows: [] };
+  looks = [];
   $("values").replaceChildren();
   connect();
 }
@@ -63,8 +65,10 @@ function showRegions(regions) {
   if ($("banner").textContent !== text) $("banner").textContent = text;
   $("banner").hidden = !dead.length;
   const mine = regions.find((region) => region.name === chosen);
+  const appears = mine && $("detail").hidden;
   $("detail").hidden = !mine;
-  if (mine) showFacts(mine);
+  if (appears) draw(); // it had no width before
+  if (mine && mine.detail) showDetail(mine, mine.detail);
 }
 
 function newRow(name) {
@@ -104,24 +108,88 @@ $("regions").addEventListener("keydown", (event) => {
 
 // ---- the chosen one ----------------------------------------------------------------
 
-function showFacts(region) {
+function showDetail(region, detail) {
   $("name").textContent = region.name;
-  $("facts").textContent = region.type + ", " + region.bytes.toLocaleString("en") + " bytes, generation " +
-    region.generation + ", attached " + region.attached + " times";
-  const waits = region.waits;
-  $("waits").hidden = !waits;
-  if (!waits) return;
-  const most = Math.max(1, ...waits.counts);
-  while ($("bars").children.length < waits.counts.length) $("bars").appendChild(document.createElement("div"));
-  const texts = waits.counts.map((count, index) => {
-    const bar = $("bars").children[index];
-    bar.style.height = (100 * count) / most + "%";
-    const bound = waits.bounds[index];
-    bar.title = count + (count === 1 ? " wait " : " waits ") + (bound === undefined ? "longer than all" : "up to " + bound + " s");
-    return count ? bar.title : "";
-  }).filter(Boolean);
-  $("waits-text").textContent = texts.join("; ") || "nobody had to wait";
+  $("facts").textContent = [
+    region.type,
+    region.bytes.toLocaleString("en") + " bytes",
+    count(detail.writes || 0, "write") + (detail.writes ? ", the last one " + span(detail.ago) + " ago" : ""),
+    "attached " + count(detail.attached, "time") + (detail.processes.length ? ": " + detail.processes.join(", ") : ""),
+  ].join("; ");
+  $("people").hidden = !detail.people.length;
+  fill($("people").querySelector("tbody"), detail.people.map((each) => [
+    each.name, each.kind, each.waiting ? "waits" : "holds it" + (each.since === null ? "" : " for " + span(each.since)),
+  ]), ["", "", ""]);
+  showLooks(region.waiting);
+  $("waits").hidden = !detail.figures;
+  $("no-waits").hidden = !!detail.figures;
+  if (detail.figures) showFigures(detail.figures);
+}
+
+function showLooks(waiting) {
+  looks = [...looks, waiting].slice(-60);
+  const titles = looks.map((count, index) => count + " waiting, " + (looks.length - 1 - index) + " s ago");
+  bars($("looks"), [...Array(60 - looks.length).fill(0), ...looks], [...Array(60 - looks.length).fill(""), ...titles]);
+  const found = looks.filter(Boolean).length;
+  $("looks-text").textContent = !found ? "No process was seen waiting." :
+    "Processes were seen waiting in " + found + " of " + looks.length + " looks, " + Math.max(...looks) + " at most.";
+  $("looks").setAttribute("aria-label", $("looks-text").textContent);
+}
+
+function showFigures(figures) {
+  const titles = figures.waits.map((number, index) => {
+    const bound = figures.bounds[index];
+    return count(number, "wait") + (bound === undefined ? " longer than all" : " up to " + span(bound));
+  });
+  bars($("bars"), figures.waits, titles);
+  if (!$("bounds").children.length) {
+    for (const bound of [figures.bounds[0], figures.bounds[figures.bounds.length >> 1], figures.bounds[figures.bounds.length - 1]]) {
+      $("bounds").appendChild(document.createElement("span")).textContent = span(bound);
+    }
+  }
+  $("waits-text").textContent = titles.filter((_, index) => figures.waits[index]).join("; ") || "No lock had to be waited for.";
   $("bars").setAttribute("aria-label", $("waits-text").textContent);
+  const rows = [["all locks", figures.all], ...Object.entries(figures.labels)].map(([label, each]) => [
+    label, each.reads.toLocaleString("en"), each.writes.toLocaleString("en"), each.contended.toLocaleString("en"),
+    each.holds ? span(each.held / each.holds) : "", each.holds ? span(each.longest_hold) : "",
+  ]);
+  fill($("labels"), rows, ["", "number wide", "number wide", "number", "number", "number"]);
+}
+
+function bars(place, counts, titles) {
+  const most = Math.max(1, ...counts);
+  while (place.children.length < counts.length) place.appendChild(document.createElement("div"));
+  counts.forEach((count, index) => {
+    place.children[index].style.height = (100 * count) / most + "%";
+    place.children[index].title = titles[index];
+  });
+}
+
+// Put these texts into the rows of a table.
+function fill(body, rows, kinds) {
+  while (body.children.length > rows.length) body.lastChild.remove();
+  while (body.children.length < rows.length) {
+    const row = body.appendChild(document.createElement("tr"));
+    for (const kind of kinds) row.appendChild(document.createElement("td")).className = kind;
+  }
+  rows.forEach((texts, index) => texts.forEach((text, column) => {
+    const cell = body.children[index].children[column];
+    if (cell.textContent !== text) cell.textContent = text;
+  }));
+}
+
+function count(number, noun) {
+  return (number === null ? "?" : number.toLocaleString("en")) + " " + noun + (number === 1 ? "" : "s");
+}
+
+function span(seconds) {
+  if (seconds === null) return "?";
+  const [factor, unit] = seconds < 1e-3 ? [1e6, " µs"] : seconds < 1 ? [1e3, " ms"] : [1, " s"];
+  return Number((seconds * factor).toPrecision(3)).toLocaleString("en") + unit;
+}
+
+function clock(time) {
+  return new Date(time * 1000).toLocaleTimeString("en-GB");
 }
 
 function showValues(data) {
@@ -180,7 +248,12 @@ function draw() {
     ticks: { stroke: style.getPropertyValue("--line"), width: 1 },
   };
   const series = shown.map((index, i) => ({ label: "[" + index + "]", stroke: COLOURS[i], width: 2 }));
-  const options = { width: $("chart").clientWidth, height: 220, axes: [axis, { ...axis, size: 70 }], series: [{}, ...series] };
+  const options = {
+    width: $("chart").clientWidth,
+    height: 220,
+    axes: [{ ...axis, values: (_, times) => times.map(clock) }, { ...axis, size: 70 }],
+    series: [{ label: "Time", value: (_, time) => (time === null ? "--" : clock(time)) }, ...series],
+  };
   plot = new uPlot(options, data, $("chart"));
   plot.key = key;
   fit(data);
