@@ -17,7 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 DOCS = Path(__file__).parents[2] / "docs"
 
 #: Page -> how many sections it has at least.
-PAGES = {"recipes.md": 10, "faq.md": 11, "tutorial.md": 4}
+PAGES = {"recipes.md": 10, "faq.md": 19, "tutorial.md": 4}
 
 
 def titles_of(page: str) -> list[str]:
@@ -40,7 +40,7 @@ def packages_of(code: str) -> set[str]:
 
 def remove_regions_of(code: str) -> None:
     """Remove what a recipe left that failed half-way."""
-    for region in re.findall(r"\"(recipe-\w+)\"", code):
+    for region in re.findall(r"\"((?:recipe|faq)-\w+)\"", code):
         Path(f"/dev/shm/{region}").unlink(missing_ok=True)
 
 
