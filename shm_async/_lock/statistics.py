@@ -54,24 +54,24 @@ class Statistics:
 
     reads: int = 0  #: read locks granted
     writes: int = 0  #: write locks granted, upgrades included
-    contended: int = 0  #: of these and of those that were given up: had to wait
+    contended: int = 0  #: of these and of those that were given up, had to wait
     waiting: int = 0  #: tasks and threads that wait now, without those that were just cancelled
     waited: float = 0.0  #: by all who waited, together
-    longest_wait: float = 0.0
+    longest_wait: float = 0.0  #: of those that have ended
     holds: int = 0  #: that have ended; a conversion ends one and begins another
     held: float = 0.0  #: by them, together
-    longest_hold: float = 0.0
-    cancelled: int = 0  #: waits that ended without the lock: cancelled, timed out, failed
+    longest_hold: float = 0.0  #: of those that have ended
+    cancelled: int = 0  #: waits that ended without the lock (cancelled, timed out, failed)
     hand_overs: int = 0  #: from task to task without the kernel
     kernel_requests: int = 0  #: asked of an event loop's waiting thread
     owner_deaths: int = 0  #: of writers, as locks of this process found; with
     #: ``on_owner_death="ignore"`` those whose data this process has written over
-    waits: tuple[int, ...] = (0,) * CLASSES  #: that ended, granted or not, by length: as long
+    waits: tuple[int, ...] = (0,) * CLASSES  #: waits that ended, granted or not, by length. As long
     #: as the bound of the same place in `wait_bounds` or shorter; the last are longer than all
     labels: "Mapping[str, Statistics]" = field(default_factory=dict)  #: the same of the locks with
-    #: that label: reads, writes, contended, waited, longest_wait, holds, held, longest_hold and
-    #: waits; a hold lasts there to its end, conversions included. After 100 labels all others
-    #: count as "(other)"
+    #: that label, which are reads, writes, contended, waited, longest_wait, holds, held,
+    #: longest_hold and waits; a hold lasts there to its end, conversions included. After 100
+    #: labels all others count as "(other)"
 
 
 class LabelTally:

@@ -31,10 +31,10 @@ class Process:
 
     __module__ = "shm_async"
 
-    pid: int
-    command: str | None  #: its name; None: it has ended just now
+    pid: int  #: as this pid namespace counts
+    command: str | None  #: its name; None if it has ended just now
     mapped: bool  #: it has the memory mapped; else it has only the file open, as flock(1) has
-    descriptors: tuple[int, ...] | None  #: that lead to the object; None: not asked for
+    descriptors: tuple[int, ...] | None  #: that lead to the object; None if not asked for
 
 
 @dataclass(frozen=True, slots=True)

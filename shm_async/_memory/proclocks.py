@@ -43,14 +43,14 @@ class Holder:
 
     __module__ = "shm_async"
 
-    pid: int | None  #: the process; None: the kernel does not tell
+    pid: int | None  #: the process; None if the kernel does not tell
     command: str | None  #: its name (/proc/PID/comm, 15 bytes);
-    #: any process can choose its own name. None: not known, or gone
-    kind: Kind | None  #: of the lock; None: it queues at the gate, for a kind that is not known
+    #: any process can choose its own name. None if not known, or gone
+    kind: Kind | None  #: of the lock; None if it queues at the gate, for an unknown kind
     waiting: bool  #: it does not have the lock yet
-    since: float | None  #: seconds for which it has written; None: not known
+    since: float | None  #: seconds for which it has written; None if not known
     where: str | None = field(default=None, compare=False)  #: the line of its task or thread,
-    #: in this process, at this moment; None: not known
+    #: in this process, at this moment; None if not known
     label: str | None = field(default=None, compare=False)  #: of the lock, in this process
 
 

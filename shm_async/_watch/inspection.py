@@ -42,23 +42,23 @@ class RegionInfo:
     linked: bool  #: the name, or the key, leads to it; else its memory ends with its last user
     size: int  #: bytes of the object, control page and all
     allocated: int | None  #: bytes of memory that it takes up
-    layout: Literal["managed", "raw"] | None  #: a sized one looks raw: only its users know
+    layout: Literal["managed", "raw"] | None  #: a sized one looks raw, as only its users know
     nbytes: int | None  #: bytes of data
     dtype: str | None  #: of the elements; None also for a raw region, which does not record it
     shape: tuple[int, ...] | None  #: elements in each dimension; None as for dtype
     uid: int | None  #: its owner
-    gid: int | None
+    gid: int | None  #: its group
     mode: int | None  #: permission bits
     processes: tuple[Process, ...]  #: that have it mapped, as far as this user can see them
     complete: bool  #: no process can be missing there
-    attachments: int | None  #: the kernel's count: shm_nattch of a System V segment; for other
-    #: regions the attachments of this package, in any namespace
+    attachments: int | None  #: the kernel's count of a System V segment (shm_nattch); for
+    #: other regions the attachments of this package, in any namespace
     holders: tuple[Holder, ...]  #: of the lock
     waiters: tuple[Holder, ...]  #: for the lock
     generation: int | None  #: as `Region.generation`; None where there is no control page
     writes: int | None  #: writes that have ended since it was created
     written_ago: float | None  #: seconds since the last write began
-    state: State | None  #: None: a writer died, or writes where this pid namespace cannot see it
+    state: State | None  #: None if a writer died, or writes, where this pid namespace cannot see it
     problem: str | None  #: why its control page is damaged, or could not be read
     control: Fields | None  #: the fields of the control page, unchecked
 

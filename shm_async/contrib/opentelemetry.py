@@ -1,5 +1,7 @@
 """Metrics of regions for OpenTelemetry (extra ``[opentelemetry]``), and spans of long waits.
 
+To begin::
+
     from shm_async.contrib.opentelemetry import instrument
     instrument([region])
 

@@ -1,5 +1,7 @@
 """Metrics of regions for Prometheus: a collector for prometheus_client (extra ``[prometheus]``).
 
+To begin::
+
     from prometheus_client import REGISTRY
     REGISTRY.register(RegionCollector([region]))
 

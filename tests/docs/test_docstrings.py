@@ -1,5 +1,6 @@
 """Docstrings come out right on the pages of the API: Google's sections, as napoleon reads them."""
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -118,3 +119,33 @@ def leads(place: Any, path: list[str]) -> bool:
 def test_what_a_docstring_refers_to_can_be_seen_from_there(title: str, value: Any):
     names = referred_to(inspect.getdoc(value) or "")
     assert sorted(name for name in names if not can_be_seen(name, title, value)) == []
+
+
+# ---- the comments beside fields --------------------------------------------------------------
+
+
+def fields_of(kind: type) -> dict[str, str]:
+    """The fields of a dataclass, each with the comment that documents it."""
+    home = importlib.import_module(f"shm_async.{shm_async._HOMES[kind.__name__]}")
+    source = inspect.getsource(home).split(f"\nclass {kind.__name__}:\n")[1]
+    lines = source.split("\n\n\n")[0].splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if begins := re.match(r"    (\w+): ", line):
+            name = begins[1]
+            found[name] = ""
+        if name and (comment := re.search(r"#: (.*)$", line)):
+            found[name] += comment[1] + " "
+        elif not re.match(r"    \w+: ", line):
+            name = ""
+    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for _, kind in documented() if dataclasses.is_dataclass(kind)]
+)
+def test_each_field_has_a_comment_that_does_not_begin_with_what_would_be_a_type(kind: type):
+    wrong = [name for name, text in fields_of(kind).items() if not text or ": " in text]
+    assert wrong == []
+    assert fields_of(kind)

@@ -1,5 +1,7 @@
 """A live page about the regions of this host (extra ``[dashboard]``), to be mounted or run.
 
+In an app, or by itself::
+
     app.mount("/shm", dashboard())                      # an ASGI app
     python -m shm_async.contrib.dashboard counters      # http://127.0.0.1:8765/
 
