@@ -72,6 +72,7 @@ lock_look: Callable[[LockHandle, bool, int], int] = lib.shma_lock_look
 lock_release: Callable[[LockHandle], int] = lib.shma_lock_release
 lock_begin: Callable[[LockHandle, int], int] = lib.shma_lock_begin
 lock_end: Callable[[LockHandle], int] = lib.shma_lock_end
+lock_pass: Callable[[LockHandle, int, bool], int] = lib.shma_lock_pass
 lock_sound: Callable[[LockHandle], int] = lib.shma_lock_sound
 lock_recovered: Callable[[LockHandle], int] = lib.shma_lock_recovered
 lock_downgrade: Callable[[LockHandle], int] = lib.shma_lock_downgrade

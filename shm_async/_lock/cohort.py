@@ -36,6 +36,7 @@ from .._native import (
     lock_downgrade,
     lock_end,
     lock_mode,
+    lock_pass,
     lock_release,
     lock_sound,
     lock_upgrade,
@@ -45,11 +46,14 @@ from .members import MAX_KEEP, NOBODY, Members
 from .ofd import EXCLUSIVE, FORKED, LET_GO, Ending, failure, report_slow
 from .owners import HANDED_ON, owner_of
 from .request import CALLED_OFF
-from .slow_wait import SlowWait
 
 #: Hand-offs inside the cohort before other processes get a chance. A hand-off is about
 #: ten times cheaper than a grant by the kernel, so after 64 the grant's share is small.
 MAX_PASSES = 64
+
+#: Seconds for which writers may go on handing over after that while no waiter is at the gate: a
+#: program that uses flock without the gate cannot be seen.
+MAX_KEEP_ALONE = 0.01
 
 
 class Cohort(Members):
@@ -74,7 +78,8 @@ class Cohort(Members):
         self.refuse_to_wait_for_oneself(exclusive, owner_of(task))
         if self.ended is not None:
             raise self.ended(self.name)
-        self.kept_for()
+        if not self.kept_since:
+            self.kept_for()
         waiter = self.loop.waiter(exclusive, task)
         waiter.manner = manner
         self.queue.append(waiter)
@@ -104,22 +109,7 @@ class Cohort(Members):
         """Admit a reader that has waited for long, if one of the locks inside may be its own."""
         if waiter in self.queue and self.is_loose():
             self.queue.remove(waiter)
-            self._admit_reader(waiter)
-
-    def _admit_reader(self, waiter: Waiter) -> None:
-        if waiter.wake():
-            waiter.granted = True
-            self.readers[waiter.task] = self.readers.get(waiter.task, 0) + 1
-            self.tally.joined += 1
-
-    def set_alarm(self) -> None:
-        """Have the wait that begins now reported if it lasts too long."""
-        if self.opener.ledger.slow_wait is not None:
-            self.alarm.wait_begins(self)
-
-    def slow_wait(self) -> SlowWait | None:
-        """Return the settings for reports of slow waits; None: no reports."""
-        return self.opener.ledger.slow_wait
+            self.admit_reader(waiter)
 
     # ---- ask ------------------------------------------------------------------
 
@@ -169,12 +159,12 @@ class Cohort(Members):
                 if self._admit_readers():
                     return
             elif lock_mode(self.handle) != EXCLUSIVE:  # a reader had requested it
-                self._release()
+                self.release()
                 self._ask()
                 return
             elif self._admit_writer():
                 return
-        self._release()
+        self.release()
         self._rest()
 
     def _admit_writer(self) -> bool:
@@ -186,11 +176,15 @@ class Cohort(Members):
         if code:
             self._fail_head(failure(code, self.name, self.handle))
             return False
-        self.queue.popleft()
+        self._enter_head()
+        return True
+
+    def _enter_head(self) -> None:
+        """Let the head of the queue write, as its mark is set. A cancelled one leaves again."""
+        waiter = self.queue.popleft()
         waiter.wake()
         waiter.granted = True
         self.writer = waiter.task
-        return True
 
     def _admit_readers(self) -> bool:
         """Admit the readers at the head of the queue, all of them together.
@@ -205,7 +199,7 @@ class Cohort(Members):
         if lock_mode(self.handle) == EXCLUSIVE:
             lock_downgrade(self.handle)
         while self.queue and not self.queue[0].exclusive:
-            self._admit_reader(self.queue.popleft())
+            self.admit_reader(self.queue.popleft())
         return bool(self.readers)
 
     # ---- leave ----------------------------------------------------------------
@@ -276,24 +270,30 @@ class Cohort(Members):
             raise failure(code, self.name)
 
     def _hand_over(self) -> None:
-        """Hand the lock on to the queue, or release it. No task is inside any more."""
-        if self._may_pass():
-            self.tally.hand_overs += 1
-            if lock_end(self.handle) > 0:
-                report_slow(self.handle, self.name)
-            self._admit()
-        else:
-            self._release()
-            self._ask()
+        """Hand the lock on to the queue, or release it. No task is inside any more.
 
-    def _may_pass(self) -> bool:
-        """Tell whether the queue may have the lock before other processes get a chance."""
+        After the bounds other processes come first, if one is at the gate.
+        """
         self.passes += 1
-        return self.passes <= MAX_PASSES and self.kept_for() < MAX_KEEP
-
-    def _release(self) -> None:
-        if lock_release(self.handle) > 0:
+        kept = monotonic() - self.kept_since  # which is known, as a task queued
+        late = self.passes > MAX_PASSES or kept > MAX_KEEP
+        head, code = self.queue[0], 0
+        if head.exclusive and kept < MAX_KEEP_ALONE and head.can_wake():
+            code = lock_pass(self.handle, head.manner, late)
+            if code == 0:
+                self.tally.hand_overs += 1
+                self._enter_head()
+                return
+        else:
+            code = lock_end(self.handle)
+        if code > 0:
             report_slow(self.handle, self.name)
+        if late:
+            lock_release(self.handle)
+            self._ask()
+        else:
+            self.tally.hand_overs += 1
+            self._admit()
 
     # ---- convert --------------------------------------------------------------
 

@@ -6,7 +6,7 @@ thread. It gets places from its lock table.
 
 from collections.abc import Awaitable
 from typing import Any, ClassVar, Protocol, TypeAlias
-from weakref import WeakSet, ref
+from weakref import ref
 
 from .._native import LockHandle
 from ..errors import OwnerDiedError, RegionReplacedError
@@ -113,10 +113,20 @@ class Namesakes:
     Most of them lock the same object. One that was replaced, and is not followed, is another.
     """
 
-    __slots__ = ("__weakref__", "tables")
+    __slots__ = ("__weakref__", "references")
 
     def __init__(self) -> None:
-        self.tables: WeakSet[Table] = WeakSet()
+        self.references: set[ref[Table]] = set()  # to live tables alone
+
+    def add(self, table: Table) -> None:
+        self.references.add(ref(table, self.references.discard))
+
+    def alone(self) -> bool:
+        return len(self.references) == 1
+
+    def tables(self) -> list[Table]:
+        found = [reference() for reference in self.references.copy()]
+        return [table for table in found if table is not None]
 
 
 class Attempt:
@@ -177,8 +187,8 @@ class Way(Protocol):
         """Do the checks before the queue."""
         ...
 
-    async def enter(self, attempt: Attempt) -> None:
-        """Get a place, and the lock. After an error `attempt.undo` gives both back."""
+    def enter(self, attempt: Attempt) -> Awaitable[None]:
+        """Get a place, and the lock when awaited. After an error `attempt.undo` gives both back."""
         ...
 
     def check_upgrade(self, attempt: Attempt) -> None:

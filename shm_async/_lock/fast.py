@@ -6,40 +6,21 @@ one call into C, one view. They do what `Cohort.try_write`, `try_read`, `leave_w
 slice, or of memory that is read-only `toreadonly()`, which is the same and a little cheaper.
 """
 
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from threading import get_ident
-from types import TracebackType, coroutine
+from types import TracebackType
 from typing import Any
 
 from .._native import lock_release, lock_spin_exclusive, lock_spin_shared
 from . import slow
 from .cohort import Cohort
 from .deadlines import Deadline
+from .done import DONE
 from .hold import Hold
 from .state import ALL
 from .ways import InThread
 
-__all__ = ["DONE", "ReadHold", "WriteHold"]
-
-
-@coroutine
-def _nothing() -> Generator[None, None, None]:
-    return
-    yield
-
-
-def _done() -> Awaitable[None]:
-    """What can be awaited any number of times, and does nothing: `__aexit__` returns it.
-
-    A generator that has ended: the interpreter asks it without a call, an allocation or a
-    lookup, which an `async with` of a free lock notices.
-    """
-    ended = _nothing()
-    next(ended, None)
-    return ended
-
-
-DONE = _done()
+__all__ = ["ReadHold", "WriteHold"]
 
 
 class WriteHold(Hold):
@@ -51,10 +32,10 @@ class WriteHold(Hold):
     def __enter__(self) -> memoryview:
         try:
             self._free.pop()
-        except IndexError:
+        except KeyError:
             raise self._in_use() from None
         except BaseException:
-            self._free.append(None)
+            self._free.add(None)
             raise
         seat = None
         try:
@@ -63,7 +44,7 @@ class WriteHold(Hold):
                 if not lock_spin_exclusive(seat.handle):
                     self._at = seat
                     view = self._view = seat.writable[ALL]
-                    self._held.append(None)
+                    self._held.add(None)
                     return view
                 busy, seat = seat, None  # never to the pool twice: two threads would share it
                 busy.abandon()
@@ -77,10 +58,10 @@ class WriteHold(Hold):
     async def __aenter__(self) -> memoryview:
         try:
             self._free.pop()
-        except IndexError:
+        except KeyError:
             raise self._in_use() from None
         except BaseException:
-            self._free.append(None)
+            self._free.add(None)
             raise
         try:
             cohort = self._table.cohort
@@ -113,21 +94,27 @@ class WriteHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.queue or cohort.writer is None:
+        if view is None or cohort.writer is None or (cohort.queue and cohort.is_foreign()):
             self._leave_if_held()
             return DONE
         self._view = self._at = None
+        code = 0
         try:
             view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         finally:
             try:
-                code = lock_release(cohort.handle)
+                if cohort.queue:
+                    cohort.leave_write()
+                else:
+                    try:
+                        code = lock_release(cohort.handle)
+                    finally:
+                        cohort.writer = None
+                        cohort.idle = True
             finally:
-                cohort.writer = None
-                cohort.idle = True
-                self._free.append(None)
+                self._free.add(None)
         if code or cohort.ended:
             cohort.left(code)
         return DONE
@@ -142,10 +129,10 @@ class ReadHold(Hold):
     def __enter__(self) -> memoryview:
         try:
             self._free.pop()
-        except IndexError:
+        except KeyError:
             raise self._in_use() from None
         except BaseException:
-            self._free.append(None)
+            self._free.add(None)
             raise
         seat = None
         try:
@@ -154,7 +141,7 @@ class ReadHold(Hold):
                 if not lock_spin_shared(seat.handle):
                     self._at = seat
                     view = self._view = seat.readable.toreadonly()
-                    self._held.append(None)
+                    self._held.add(None)
                     return view
                 busy, seat = seat, None  # never to the pool twice: two threads would share it
                 busy.abandon()
@@ -168,10 +155,10 @@ class ReadHold(Hold):
     async def __aenter__(self) -> memoryview:
         try:
             self._free.pop()
-        except IndexError:
+        except KeyError:
             raise self._in_use() from None
         except BaseException:
-            self._free.append(None)
+            self._free.add(None)
             raise
         try:
             cohort = self._table.cohort
@@ -254,7 +241,7 @@ class ReadHold(Hold):
                 cohort.finish_leaving(task, count)
                 raise
             finally:
-                self._free.append(None)
+                self._free.add(None)
         if code or (cohort.ended and not readers):
             cohort.left(code)
         return DONE

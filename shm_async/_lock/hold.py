@@ -135,7 +135,7 @@ class Hold(State):
         This is the slow way, written once for event loops and threads: try, wait, put right what
         can be, and try again. See slow.py.
         """
-        attempt = self._attempt()
+        attempt = Attempt(self, self._table, self.exclusive, self.manner)
         repairs = 0
         if not self.plain:
             await way.begin()

@@ -31,7 +31,7 @@ __all__ = [
     "thread_reads",
 ]
 
-_lock = RLock()  # two threads must not change a set and walk through it at once
+_lock = RLock()  # two threads must not make two Namesakes of one path
 _by_path: WeakValueDictionary[str, Namesakes] = WeakValueDictionary()  # their tables keep them
 
 
@@ -42,23 +42,25 @@ def namesakes(table: Table, opener: Opener) -> Namesakes:
         found = _by_path.get(path)
         if found is None:
             found = _by_path[path] = Namesakes()
-        found.tables.add(table)
+        found.add(table)
     return found
 
 
 def of(table: Table) -> list[Table]:
     """Return that table, and all others of this process that lock the same object."""
-    tables = table.namesakes.tables
-    if len(tables) == 1:
+    if table.namesakes.alone():
         return [table]
-    with _lock:
-        found = list(tables)
     identity = _identity(table)
     return [
         each
-        for each in found
+        for each in table.namesakes.tables()
         if each is table or (identity is not None and _identity(each) == identity)
     ]
+
+
+def others(table: Table) -> list[Table]:
+    """Return all tables but that one of this process that lock the same object."""
+    return [] if table.namesakes.alone() else [each for each in of(table) if each is not table]
 
 
 def _identity(table: Table) -> tuple[int, int] | None:
@@ -172,7 +174,7 @@ def refuse_task_to_wait_for_itself(
     table: Table, cohort: Cohort, exclusive: bool, key: Task
 ) -> None:
     """Raise RuntimeError if that task holds the lock through another Region of the object."""
-    for each in of(table):
+    for each in others(table):
         other = each.cohorts.get(cohort.native)
-        if other is not None and other is not cohort:  # which looks for itself
+        if other is not None:
             other.refuse_to_wait_for_oneself(exclusive, owner_of(key))

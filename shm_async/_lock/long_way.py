@@ -12,7 +12,8 @@ from weakref import ref
 from . import slow
 from .contract import Attempt, Place, Table, Way
 from .deadlines import Deadline
-from .fast import DONE, ReadHold, WriteHold
+from .done import DONE
+from .fast import ReadHold, WriteHold
 from .hold import Hold
 from .labels import said
 from .loops import Task

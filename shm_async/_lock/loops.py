@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.lowlevel
@@ -30,9 +30,9 @@ class Tasks(Protocol):
 class Waiter(Protocol):
     """One task that waits for its turn.
 
-    Invariant: `granted` and `error` are set at most once, before the task is
-    woken, and never both. `wake` returns False if the task has been cancelled
-    already and will withdraw by itself; then neither counts. `can_wake` tells that in advance.
+    Invariant: `granted` and `error` are set at most once, before the task runs on, and never
+    both. `wake` returns False if the task has been cancelled already, also by a signal handler
+    at this moment, and will withdraw by itself. `can_wake` tells that in advance.
     """
 
     exclusive: bool
@@ -44,7 +44,7 @@ class Waiter(Protocol):
     granted: bool
     error: Exception | None
 
-    async def wait(self) -> None: ...
+    def wait(self) -> Awaitable[None]: ...
     def can_wake(self) -> bool: ...
     def wake(self) -> bool: ...
 
@@ -144,16 +144,17 @@ class AsyncioWaiter:
         self.granted = False
         self.error: Exception | None = None
 
-    async def wait(self) -> None:
-        await self.future
+    def wait(self) -> "asyncio.Future[None]":
+        return self.future
 
     def can_wake(self) -> bool:
         return not self.future.done() and not self.future.get_loop().is_closed()
 
     def wake(self) -> bool:
-        if not self.can_wake():
+        try:
+            self.future.set_result(None)
+        except (asyncio.InvalidStateError, RuntimeError):  # cancelled; the loop has ended
             return False
-        self.future.set_result(None)
         return True
 
 

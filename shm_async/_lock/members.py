@@ -20,10 +20,10 @@ from .._native import (
     lock_try_shared,
 )
 from .loops import NO_TASK, Loop, Task, Waiter, runs_another_loop
-from .ofd import Ending, LockCloser, Opener
+from .ofd import Ending, LockCloser, Opener, report_slow
 from .owners import Loose, owner_of
 from .request import Request
-from .slow_wait import Alarm
+from .slow_wait import Alarm, SlowWait
 from .statistics import Tally
 
 __all__ = ["MAX_KEEP", "NOBODY", "Members"]
@@ -53,6 +53,7 @@ class Members:
     """
 
     __slots__ = (
+        "__weakref__",
         "alarm",
         "closer",
         "ended",
@@ -211,6 +212,20 @@ class Members:
             self.take_back()
             raise
 
+    def admit_reader(self, waiter: Waiter) -> None:
+        """Let a reader in that has waited. The OFD has the lock, and no task writes."""
+        if waiter.wake():
+            waiter.granted = True
+            self.readers[waiter.task] = self.readers.get(waiter.task, 0) + 1
+            self.tally.joined += 1
+
+    # ---- leave ----------------------------------------------------------------
+
+    def release(self) -> None:
+        """Release the kernel's lock, and report a slow hold. No task is inside."""
+        if lock_release(self.handle) > 0:
+            report_slow(self.handle, self.name)
+
     def take_back(self) -> None:
         """Be idle again after an exception (Ctrl-C) while the idle cohort took the lock."""
         if self.thread != get_ident():
@@ -220,6 +235,17 @@ class Members:
         self.writer = NOBODY
         self.readers.clear()
         self.idle = self.ended is None
+
+    # ---- wait -----------------------------------------------------------------
+
+    def set_alarm(self) -> None:
+        """Have the wait that begins now reported if it lasts too long."""
+        if self.opener.ledger.slow_wait is not None:
+            self.alarm.wait_begins(self)
+
+    def slow_wait(self) -> SlowWait | None:
+        """Return the settings for reports of slow waits; None: no reports."""
+        return self.opener.ledger.slow_wait
 
     def refuse_to_wait_for_oneself(self, exclusive: bool, task: Task) -> None:
         """Raise RuntimeError if a block of that task has the lock: it would wait for itself."""

@@ -1,6 +1,7 @@
 """The request of a cohort for the kernel's lock, in the waiting thread (in C)."""
 
 from collections.abc import Callable
+from weakref import WeakMethod
 
 from .._native import (
     CALLED_OFF,
@@ -26,6 +27,8 @@ class Request:
     # Invariants: under_way from a start that succeeded until _ended is called, also while the
     # request is being called off. _watching is the eventfd while the loop watches it, else -1;
     # the loop watches it from the first start until `rest`.
+    # _ended is weak: it belongs to the cohort that has this request. A cycle of the two would
+    # outlive a loop that ended before it closed the cohort, and with it the OFD.
 
     def __init__(self, handle: LockHandle, loop: Loop, name: str, tally: Tally) -> None:
         self.handle = handle
@@ -33,18 +36,18 @@ class Request:
         self.name = name
         self.tally = tally
         self.under_way = False
-        self._ended: Callable[[int], None] | None = None
+        self._ended: WeakMethod[Callable[[int], None]] | None = None
         self._watching = -1
 
     def start(self, exclusive: bool, ended: Callable[[int], None]) -> Exception | None:
         """Ask for the lock.
 
-        At its end the loop calls `ended` with 0, CALLED_OFF or another -errno.
+        At its end the loop calls `ended`, a method, with 0, CALLED_OFF or another -errno.
 
         Returns:
             The error if there is no thread or no descriptor left to wait with.
         """
-        self._ended = ended
+        self._ended = WeakMethod(ended)
         try:
             self._watch()
         except OSError as error:
@@ -79,5 +82,6 @@ class Request:
         if code in (NOT_YET, FORKED):  # FORKED: closed since
             return
         self.under_way = False
-        if self._ended is not None:
-            self._ended(code)
+        ended = None if self._ended is None else self._ended()
+        if ended is not None:
+            ended(code)

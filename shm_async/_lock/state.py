@@ -5,7 +5,6 @@ begins with a claim that only one caller gets. Every other caller gets an error,
 nothing.
 """
 
-from collections import deque
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -47,13 +46,14 @@ class State(NoAwait):
     manner: ClassVar[int] = MARK  # of its beginning to write, see locking.h
 
     # Two tokens prevent a use twice at once, also between threads, and without the GIL: `pop`
-    # gives a token to one caller, and raises IndexError for all others.
+    # gives a token to one caller, and raises KeyError for all others.
+    # A set, as to add the token twice must not make two of it.
     # _free: one token while the hold is unused. A caller takes it before the attempt to acquire,
     # and returns it after the release.
     # _held: one token while the lock is held on a seat. The caller that takes it may release or
     # convert. On a cohort only the loop's thread may do that, and it sets _view to None.
     # _at and _view are not None only while the lock is held; a conversion ends the view first.
-    # Each `pop` is alone in its `try`: an exception other than IndexError (Ctrl-C) is noticed
+    # Each `pop` is alone in its `try`: an exception other than KeyError (Ctrl-C) is noticed
     # when the call has returned, so the token was taken.
     # _task is the key under which the cohort counts the reader.
     # _converters: an element for each call that converts, or is about to find that it cannot.
@@ -70,8 +70,8 @@ class State(NoAwait):
         self._region = region  # only to keep it alive
         self._timeout = timeout
         self.plain = timeout is None and fast_acquire
-        self._free: deque[None] = deque([None], maxlen=1)
-        self._held: deque[None] = deque(maxlen=1)
+        self._free: set[None] = {None}
+        self._held: set[None] = set()
         self._at: Place | None = None
         self._beside = False
         self._converters: list[None] = []
@@ -90,10 +90,10 @@ class State(NoAwait):
         """
         try:
             self._free.pop()
-        except IndexError:
+        except KeyError:
             raise self._in_use() from None
         except BaseException:
-            self._free.append(None)
+            self._free.add(None)
             raise
 
     def _unclaim(self) -> None:
@@ -101,7 +101,7 @@ class State(NoAwait):
         if self._take():
             self._leave()
         else:
-            self._free.append(None)
+            self._free.add(None)
 
     def _give_up(self, seat: Seat | None) -> None:
         """Hold nothing, and be free, after an exception in `__enter__`, which had that seat."""
@@ -128,7 +128,7 @@ class State(NoAwait):
         self._at = place
         view = self._view = (place.writable if self.exclusive else place.readable)[ALL]
         if not place.in_loop:
-            self._held.append(None)
+            self._held.add(None)
         return view
 
     # ---- release or convert -----------------------------------------------------
@@ -145,7 +145,7 @@ class State(NoAwait):
             return self._view is not None
         try:
             self._held.pop()
-        except IndexError:
+        except KeyError:
             return False
         except BaseException:
             self._leave()
@@ -155,7 +155,7 @@ class State(NoAwait):
     def _give_back(self) -> None:
         """Return the token after a conversion that holds the lock."""
         if self._at is not None and not self._at.in_loop:
-            self._held.append(None)
+            self._held.add(None)
         self._conversion_is_over()
 
     def _lost(self, attempt: Attempt) -> None:
@@ -165,7 +165,7 @@ class State(NoAwait):
             attempt.undo()
         finally:
             self._left = False
-            self._free.append(None)
+            self._free.add(None)
             self._conversion_is_over()
 
     def _conversion_is_over(self) -> None:
@@ -216,7 +216,7 @@ class State(NoAwait):
                 if at is not None:
                     at.leave(self._task)
             finally:
-                self._free.append(None)
+                self._free.add(None)
 
     def __exit__(
         self,
@@ -226,7 +226,7 @@ class State(NoAwait):
     ) -> None:
         try:
             self._held.pop()
-        except IndexError:
+        except KeyError:
             self._leave_if_held()
             return
         except BaseException:
@@ -246,7 +246,7 @@ class State(NoAwait):
                 try:
                     seat.pool.free.append(seat)
                 finally:
-                    self._free.append(None)
+                    self._free.add(None)
         if code or seat.extra:
             seat.left(code)
 

@@ -192,7 +192,8 @@ class Tally:
         seconds = monotonic() - start
         self.waiting -= 1
         self.waited += seconds
-        self.longest_wait = max(self.longest_wait, seconds)
+        if seconds > self.longest_wait:  # a call of max() would take as long as all this
+            self.longest_wait = seconds
         self.waits[bisect_left(WAIT_BOUNDS, seconds)] += 1
         label = LABEL.get()
         if label is not None:

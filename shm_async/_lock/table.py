@@ -223,8 +223,8 @@ class LockTable:
 
     def join_cohort(self) -> tuple[Cohort, Task]:
         """The cohort of the running event loop, and the task that runs."""
-        opener = self.usable()
         cohort = self.cohort
+        opener = self.opener or self.usable()
         if cohort.thread == get_ident() and cohort.opener is opener:
             task = cohort.current_task()
             if task is not None:

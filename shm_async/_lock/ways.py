@@ -12,6 +12,7 @@ from . import conversion, kin
 from .cohort import Cohort
 from .contract import Attempt
 from .deadlines import Deadline
+from .done import DONE
 from .greenlets import sleep_is_shared
 from .loops import NO_TASK, Task
 from .ofd import BUSY, EXCLUSIVE, FORKED, LET_GO, failure
@@ -67,8 +68,12 @@ class InLoop:
         if self._yields:
             await anyio.lowlevel.checkpoint_if_cancelled()
 
-    async def enter(self, attempt: Attempt) -> None:
-        """Enter with the cohort, or beside it if a reader may; else wait in the queue."""
+    def enter(self, attempt: Attempt) -> Awaitable[None]:
+        """Enter with the cohort, or beside it if a reader may; else wait in the queue.
+
+        Whether that needs a wait is known at once, so there is no coroutine between the caller
+        and the queue.
+        """
         code, cohort = self._try(attempt)
         table = attempt.table
         if (
@@ -78,14 +83,15 @@ class InLoop:
         ):
             code, cohort = self._try_beside(attempt, cohort)
         if code == BUSY:
-            await self._waiting(attempt, cohort)
-        elif code:
+            return self._waiting(attempt, cohort)
+        if code:
             raise _failure(code, attempt)
-        if self._yields and code == 0:
-            await anyio.lowlevel.cancel_shielded_checkpoint()
+        return anyio.lowlevel.cancel_shielded_checkpoint() if self._yields else DONE
 
     def _try(self, attempt: Attempt) -> tuple[int, Cohort]:
         cohort = self._join(attempt)
+        if not (cohort.idle or cohort.readers):
+            return BUSY, cohort
         code = cohort.try_enter(
             attempt.exclusive, attempt.task, attempt.manner, spin=self._may_wait
         )
@@ -118,7 +124,10 @@ class InLoop:
     def _waiting(self, attempt: Attempt, cohort: Cohort) -> Awaitable[None]:
         if not self._may_wait:
             raise would_block(attempt.table.name, attempt.exclusive)
-        kin.refuse_task_to_wait_for_itself(attempt.table, cohort, attempt.exclusive, attempt.task)
+        if not attempt.table.namesakes.alone():
+            kin.refuse_task_to_wait_for_itself(
+                attempt.table, cohort, attempt.exclusive, attempt.task
+            )
         if not attempt.exclusive and kin.others_read_loosely(attempt.table, cohort):
             return self._queue_or_beside(attempt, cohort)
         return cohort.enter(attempt.exclusive, attempt.task, attempt.manner)

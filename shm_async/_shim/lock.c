@@ -272,6 +272,23 @@ int32_t shma_lock_end(shma_lock *lock)
     return hold_ended(lock, lock->mode, end);
 }
 
+int32_t shma_lock_pass(shma_lock *lock, int32_t manner, int32_t polite)
+{
+    int32_t code = shma_lock_end(lock);
+
+    if (code != 0)
+        return code;
+    if (lock->mode != LOCK_EX)
+        return -EPERM;
+    /* `since` is the end of the last hold now */
+    code = lock->lasted < BRIEF_NS
+               ? shma_identity_glance_again(lock->fd, &lock->identity, lock->size)
+               : shma_lock_whole(lock);
+    if (code < 0)
+        return code;
+    return polite && shma_gate_is_taken(lock) ? -EWOULDBLOCK : shma_generation_begin(lock, manner);
+}
+
 /* ---- converting ------------------------------------------------------------------------ */
 
 int32_t shma_lock_downgrade(shma_lock *lock)

@@ -159,6 +159,13 @@ int32_t shma_lock_release(shma_lock *lock);
 int32_t shma_lock_begin(shma_lock *lock, int32_t manner);
 int32_t shma_lock_end(shma_lock *lock);
 
+/*
+ * End, and begin for the next writer. 0: both. 1: ended, and it was a slow one. -EWOULDBLOCK:
+ * ended, and a waiter stands at the gate; only if `polite`. Other errors: ended, or the lock
+ * was lost; begin tells again.
+ */
+int32_t shma_lock_pass(shma_lock *lock, int32_t manner, int32_t polite);
+
 /* -EOWNERDEAD and so on, as above, if readers must not be let in; the lock stays held. */
 int32_t shma_lock_sound(shma_lock *lock);
 

@@ -233,6 +233,7 @@ inline _release(c)
 }
 
 /* Nobody is inside any more. MAX_KEEP is a clock: it may be over at any hand-over. */
+/* MAX_PASSES stands for all bounds: that of time, too, and the longer one while no other waits */
 inline _hand_over(c)
 {
 	if

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 
 import anyio
+import anyio.abc
 import anyio.lowlevel
 import pytest
 from cohorts import queued, until_blocked
@@ -152,6 +153,53 @@ async def test_hand_overs_are_bounded_so_that_others_get_in(
             await anyio.to_thread.run_sync(rival.finish)
             rival.do("unlock")
         stop = True
+
+
+async def test_writers_hand_over_past_the_bound_while_nobody_is_at_the_gate(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cohort, "MAX_PASSES", 2)
+    monkeypatch.setattr(cohort, "MAX_KEEP_ALONE", 3600)  # a slow machine hands over, too
+
+    async def write() -> None:
+        async with region.write_lock():
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(write)
+    assert region.statistics().hand_overs == 9
+    assert region.statistics().kernel_requests == 0
+
+
+@pytest.mark.parametrize("layout", ["managed", "raw"])
+async def test_past_the_bound_a_waiter_at_the_gate_comes_first(
+    name: str, layout, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cohort, "MAX_PASSES", 2)
+    monkeypatch.setattr(cohort, "MAX_KEEP_ALONE", 3600)
+    order: list[object] = []
+
+    def thread(elsewhere: Region) -> None:
+        with elsewhere.write_lock():
+            order.append("thread")
+
+    async def write(number: int, elsewhere: Region, group: anyio.abc.TaskGroup) -> None:
+        async with region.write_lock():
+            order.append(number)
+            if len(order) == 6:
+                group.start_soon(anyio.to_thread.run_sync, thread, elsewhere)
+                await until_blocked()
+            await anyio.lowlevel.checkpoint()
+
+    with (
+        Region.create(name, 8, layout=layout, unlink="creator") as region,
+        Region.attach(name) as elsewhere,
+    ):
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(write, number, elsewhere, group)
+    assert order[6] == "thread"
 
 
 async def test_a_stream_of_readers_lets_another_process_write(region: Region, rival: Rival):

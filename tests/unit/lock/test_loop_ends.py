@@ -10,8 +10,10 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from rivals import Rival
+from traces import our_descriptors
 
 from shm_async import Hold, LockTimeoutError, Region, WouldBlockError
+from shm_async._lock.loops import AsyncioLoop
 
 
 async def write(region: Region) -> None:
@@ -141,3 +143,41 @@ def test_a_hold_is_released_and_converted_in_its_own_event_loop(region: Region):
     second.run_until_complete(release())
     second.run_until_complete(write(region))
     second.close()
+
+
+async def after_a_wait(region: Region, rival: Rival) -> None:
+    rival.do("exclusive")
+    task = asyncio.ensure_future(write(region))
+    while not region.statistics().kernel_requests:
+        await asyncio.sleep(0)
+    rival.do("unlock")
+    await task
+
+
+async def after_a_change(region: Region, _rival: Rival) -> None:
+    task = asyncio.ensure_future(region.wait_changed())
+    await asyncio.sleep(0)
+    await write(region)
+    await task
+
+
+@pytest.mark.parametrize("before", [after_a_wait, after_a_change])
+def test_a_loop_that_ends_before_it_closes_its_part_leaves_no_descriptor(
+    region: Region, rival: Rival, monkeypatch: pytest.MonkeyPatch, before
+):
+    """Another thread tells a loop to close its part, in the last moment before the loop ends."""
+    loop = asyncio.new_event_loop()
+    descriptors = our_descriptors()
+    shared = Region.attach(region.name)
+    loop.run_until_complete(before(shared, rival))
+    monkeypatch.setattr(AsyncioLoop, "is_running", lambda _: True)
+    closer = threading.Thread(target=shared.close)
+    closer.start()
+    closer.join()
+    assert our_descriptors() != descriptors  # the loop has not done it
+    gc.disable()
+    try:
+        loop.close()
+        assert our_descriptors() == descriptors
+    finally:
+        gc.enable()
