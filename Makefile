@@ -14,7 +14,7 @@ export TEST_NODE_DIR := $(CURDIR)/build/node
 COMPILERS := $(CC) $(foreach compiler,musl-gcc aarch64-linux-gnu-gcc,$(shell command -v $(compiler)))
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: help demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files drawings clean
+.PHONY: help docs demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files drawings clean
 
 help: ## what can be made
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,7 @@ lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, myp
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tools/house.py
+	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run -Werror shm_async/_shim/*.[ch] tests/c/*.c benchmarks/*.c
 	for compiler in $(COMPILERS); do for file in shm_async/_shim/*.c tests/c/*.c benchmarks/*.c; do \
 	  $$compiler $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done; done
@@ -90,6 +91,16 @@ fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp ## look for a control page that does
 wheel-test: $(VENV)/test.stamp $(NODE_STAMP) ## sdist, wheel, tests on every Python that is here
 	PYTHON=$(BIN)/python tests/wheel.sh
 
+# The pages of docs/ as a site. A link that leads nowhere is an error.
+docs: $(VENV)/docs.stamp $(if $(shell command -v npm),build/mermaid/mermaid.min.js) ## the documentation as a site: build/docs/index.html
+	$(BIN)/sphinx-build -q -W --keep-going docs build/docs
+
+# it draws the diagrams of docs/lock-protocol.md; without it they are shown as text
+build/mermaid/mermaid.min.js:
+	mkdir -p build/mermaid
+	cd build/mermaid && npm pack --silent mermaid@11.17.2 && \
+	  tar -xzf mermaid-11.17.2.tgz --strip-components 2 package/dist/mermaid.min.js && rm mermaid-11.17.2.tgz
+
 # The manual page and the completions of the command, in share/.
 command-files: $(VENV)/man.stamp ## the manual page and completions of shm-async, in share/
 	$(BIN)/python tools/command_files.py
@@ -127,6 +138,10 @@ $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/fuzz.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	touch $@
+
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
 	touch $@
 
 $(VENV)/man.stamp: pyproject.toml | $(VENV)/bin/python

@@ -25,3 +25,9 @@ def run_page(page: Path) -> tuple[list[str], list[str]]:
     assert code.count("print(") == len(said_to_print(code))
     assert len(examples) == page.read_text().count("```python\n")
     return printed.getvalue().splitlines(), said_to_print(code)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that code hosts, and MyST, give to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
