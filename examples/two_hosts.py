@@ -1,6 +1,6 @@
 """Two hosts count in one region of PostgreSQL: exactly, although everything breaks.
 
-    pip install "shm-async[demo]"
+    pip install "shm-async[examples]"
     python examples/two_hosts.py [--increments 2000]
 
 Starts a PostgreSQL server of its own and two processes that stand for two hosts. While they count,

@@ -30,7 +30,7 @@ COUNTERS = [
     ("shm_async.lock.cancelled", "cancelled", "{wait}", "Waits that ended without the lock."),
     ("shm_async.lock.hand_overs", "hand_overs", "{lock}", "From task to task, without the kernel."),
     ("shm_async.lock.holds", "holds", "{hold}", "Holds of the lock that have ended."),
-    ("shm_async.lock.hold_time", "held", "s", "Their time, together."),
+    ("shm_async.lock.hold_time", "held", "s", "The time of all holds together."),
     (
         "shm_async.owner.deaths",
         "owner_deaths",
@@ -97,9 +97,9 @@ def instrument(
 def _instrument_labels(meter: Meter, regions: Sequence[Observed]) -> None:
     text = "Locks granted that have a label."
     _count(meter, "shm_async.label.grants", "{lock}", text, lambda: _label_grants(regions))
-    text = "The time of their holds, together."
+    text = "The time of all holds of locks with this label together."
     _count(meter, "shm_async.label.hold_time", "s", text, lambda: _label_fields(regions, "held"))
-    text = "Their longest hold so far."
+    text = "The longest hold so far of locks with this label."
     longest = "longest_hold"
     _gauge(
         meter, "shm_async.label.longest_hold", "s", text, lambda: _label_fields(regions, longest)

@@ -185,13 +185,19 @@ def _labelled(figures: Figures) -> Iterator[Metric]:
         "shm_async_label_grants", "Locks granted that have a label.", labels=[*names, "kind"]
     )
     waits = HistogramMetricFamily(
-        "shm_async_label_wait_seconds", "Their waits that ended.", labels=names
+        "shm_async_label_wait_seconds",
+        "Waits that ended, for locks that have a label.",
+        labels=names,
     )
     holds = SummaryMetricFamily(
-        "shm_async_label_hold_seconds", "Their holds that ended.", labels=names
+        "shm_async_label_hold_seconds",
+        "Holds that ended, of locks that have a label.",
+        labels=names,
     )
     longest = GaugeMetricFamily(
-        "shm_async_label_longest_hold_seconds", "Their longest hold so far.", labels=names
+        "shm_async_label_longest_hold_seconds",
+        "The longest hold so far of locks that have a label.",
+        labels=names,
     )
     for region, each in figures.items():
         for label, its in each["labels"].items():
