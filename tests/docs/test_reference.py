@@ -149,6 +149,7 @@ def test_each_environment_variable_is_on_the_page():
         ("wait for a creator", f"{posix.CREATION_PATIENCE:g} second"),
         ("calls of a repair function", f"{table.MAX_REPAIRS}, then"),
         ("hand-overs", f"{cohort.MAX_PASSES}, or {members.MAX_KEEP * 1000:g} ms"),
+        ("hand-overs", f"writer {cohort.MAX_KEEP_ALONE * 1000:g} ms"),
         ("readers that join", f"{members.MAX_SHARE * 1000:g} ms"),
         ("a blocked `with`", f"{seat.TICK / 1e6:g} ms"),
         ("label", f"{labels.MAX_LENGTH} printable"),
