@@ -194,7 +194,18 @@ def test_the_page_about_compatibility_has_each_python_and_each_system_of_ci():
     assert "Debian 12 and Debian testing" in text
 
 
+def words_of(text: str) -> list[str]:
+    return re.findall(r"^\| ([\w-].*?) \|", text, re.M)[1:]
+
+
+def test_a_word_is_explained_in_the_glossary_or_in_the_architecture():
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    ours = words_of(architecture.split("\n## The words\n")[1].split("\n## ")[0])
+    assert len(ours) > 10
+    assert set(ours) & set(words_of(page("glossary.md"))) == set()
+
+
 def test_the_glossary_is_in_order_and_has_each_word_once():
-    words = re.findall(r"^\| ([\w-].*?) \|", page("glossary.md"), re.M)[1:]
+    words = words_of(page("glossary.md"))
     assert words == sorted(set(words), key=str.lower)
     assert len(words) > 30
