@@ -114,9 +114,9 @@ def test_the_table_tells_what_there_is(region: Region, server: Server):
 def test_only_the_regions_that_were_named_are_shown(region: Region, server: Server):
     with Region.temporary(4) as other:
         found = events(f"{server.url}events?region={other.name}")
-        kinds = [next(found)[0] for _ in range(3)]
+        kinds = [next(found)[0] for _ in range(4)]
         found.close()
-    assert set(kinds) == {"regions"}
+    assert set(kinds) == {"regions", "room"}
 
 
 def test_values_keep_all_their_digits_and_come_with_each_write(region: Region, server: Server):
@@ -277,7 +277,7 @@ def test_a_hundred_regions_of_odd_names_by_keyboard_at_any_width(
         browser.until("document.querySelectorAll('#regions tr').length === 100")
         browser.until(shows(0, "0.0"))
         assert browser.run("document.querySelectorAll('#regions b').length") == 0
-        for key in ("Tab", "Tab", "ArrowDown", "Enter"):
+        for key in (*["Tab"] * 6, "ArrowDown", "Enter"):  # past the filter and four headers
             browser.press(key)
         browser.until(shows(1, 1 / 3))
         for width, dark in ((1000, False), (1000, True), (360, False), (360, True)):
@@ -288,4 +288,28 @@ def test_a_hundred_regions_of_odd_names_by_keyboard_at_any_width(
         browser.run("document.querySelector('#filter').value = '042'")
         browser.run("document.querySelector('#filter').dispatchEvent(new Event('input'))")
         assert browser.run("document.querySelectorAll('#regions tr:not([hidden])').length") == 1
+        assert browser.errors == []
+
+
+def test_the_table_is_sorted_by_the_header_that_was_pressed(
+    name: str, server: Server, browser: Browser
+):
+    with ExitStack() as stack:
+        for letter, length in (("a", 8), ("b", 24), ("c", 16)):
+            region = stack.enter_context(Region.create(f"{name}.{letter}", length))
+            stack.callback(region.unlink)
+        browser.look(width=1000, dark=False)
+        browser.ask("Page.navigate", url=server.url)
+        browser.until("document.querySelectorAll('#regions tr').length === 3")
+
+        def press(key: str) -> str:
+            browser.run(f"document.querySelector('th button[data-key={key}]').click()")
+            return "".join(row[0][-1] for row in rows(browser, "#regions tr"))
+
+        assert press("bytes") == "bca"
+        assert press("bytes") == "acb"
+        assert browser.run("document.querySelectorAll('th[aria-sort=ascending]').length") == 1
+        assert press("name") == "abc"
+        assert press("name") == "cba"
+        assert browser.run("document.querySelector('#room').textContent").startswith("/dev/shm: ")
         assert browser.errors == []

@@ -106,10 +106,9 @@ class Browser:
 
     def picture(self, path: Path) -> None:
         """Keep a picture of the whole page."""
-        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        answer = self.ask(
-            "Page.captureScreenshot", captureBeyondViewport=True, clip={**size, "scale": 1}
-        )
+        width, height = self.run("[innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What the page is told: a table of the regions each second, and values whenever they change."""
 
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import anyio
 
 from ..._lock.statistics import WAIT_BOUNDS
+from ..._memory.names import SHM_DIR
 from ..._region import Region
 from ..._watch.inspection import RegionInfo, inspect
 from ...errors import ShmError
@@ -70,6 +72,7 @@ class Feed:
                     row["detail"] = _detail(info, figures.get(info.name))
             before = {info.name: (info.writes or 0, now) for info in infos}
             await tell(_event("regions", rows))
+            await tell(_event("room", _room()))
             await anyio.sleep(TICK)
 
     def _look(self) -> tuple[list[RegionInfo], Figures]:
@@ -84,6 +87,13 @@ class Feed:
 
 def _event(kind: str, data: Any) -> str:
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+
+
+def _room() -> dict[str, int]:
+    """Bytes of /dev/shm: all regions of the host share it."""
+    room = os.statvfs(SHM_DIR)
+    total = room.f_blocks * room.f_frsize
+    return {"total": total, "used": total - room.f_bfree * room.f_frsize}
 
 
 # ---- the table -------------------------------------------------------------------------

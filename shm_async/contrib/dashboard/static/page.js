@@ -11,6 +11,8 @@ let drawn = [0, 1, 2];
 let plot = null;
 let history = { times: [], rows: [] };
 let looks = [];
+let order = { key: "name", down: false };
+let known = [];
 
 function connect() {
   if (source) source.close();
@@ -21,6 +23,7 @@ function connect() {
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, 1000);
   };
   source.addEventListener("regions", (event) => showRegions(JSON.parse(event.data)));
+  source.addEventListener("room", (event) => showRoom(JSON.parse(event.data)));
   source.addEventListener("values", (event) => showValues(JSON.parse(event.data)));
 }
 
@@ -41,10 +44,51 @@ function choose(name) {
 
 // ---- the table ---------------------------------------------------------------------
 
+function showRoom(room) {
+  $("room").textContent = "/dev/shm: " + size(room.used) + " of " + size(room.total) + " used";
+}
+
+function size(bytes) {
+  const unit = ["bytes", "kB", "MB", "GB", "TB"];
+  let power = 0;
+  while (bytes >= 1000 && power < 4) [bytes, power] = [bytes / 1000, power + 1];
+  return Number(bytes.toPrecision(3)) + " " + unit[power];
+}
+
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const key = button.dataset.key;
+    order = { key, down: order.key === key ? !order.down : key !== "name" };
+    for (const each of document.querySelectorAll("th[aria-sort]")) each.removeAttribute("aria-sort");
+    button.parentNode.setAttribute("aria-sort", order.down ? "descending" : "ascending");
+    showRows(known);
+  });
+}
+
 function showRegions(regions) {
   if (!chosen && regions.length) return choose(regions[0].name);
+  known = regions;
+  showRows(regions);
+  const dead = regions.filter((region) => region.died).map((region) => region.name);
+  const text = dead.length ? "A process died while it held the lock of " + dead.join(", ") + " for writing: the data may be half-written." : "";
+  if ($("banner").textContent !== text) $("banner").textContent = text;
+  $("banner").hidden = !dead.length;
+  const mine = regions.find((region) => region.name === chosen);
+  const appears = mine && $("detail").hidden;
+  $("detail").hidden = !mine;
+  if (appears) draw(); // it had no width before
+  if (mine && mine.detail) showDetail(mine, mine.detail);
+}
+
+// They come by name, and stay so among equals.
+function inOrder(regions) {
+  const sorted = order.key === "name" ? [...regions] : [...regions].sort((one, other) => one[order.key] - other[order.key]);
+  return order.down ? sorted.reverse() : sorted;
+}
+
+function showRows(regions) {
   const rows = new Map([...$("regions").children].map((row) => [row.dataset.name, row]));
-  regions.forEach((region, index) => {
+  inOrder(regions).forEach((region, index) => {
     const row = rows.get(region.name) || newRow(region.name);
     rows.delete(region.name);
     const [, type, bytes, holder, waiting, writes] = row.children;
@@ -60,15 +104,6 @@ function showRegions(regions) {
   for (const row of rows.values()) row.remove();
   $("none").hidden = regions.length > 0;
   filter();
-  const dead = regions.filter((region) => region.died).map((region) => region.name);
-  const text = dead.length ? "A process died while it held the lock of " + dead.join(", ") + " for writing: the data may be half-written." : "";
-  if ($("banner").textContent !== text) $("banner").textContent = text;
-  $("banner").hidden = !dead.length;
-  const mine = regions.find((region) => region.name === chosen);
-  const appears = mine && $("detail").hidden;
-  $("detail").hidden = !mine;
-  if (appears) draw(); // it had no width before
-  if (mine && mine.detail) showDetail(mine, mine.detail);
 }
 
 function newRow(name) {
