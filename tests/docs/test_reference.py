@@ -37,7 +37,8 @@ MAKERS |= {"not_found": "RegionNotFoundError", "DisconnectedError": "RegionServe
 
 
 def page(name: str) -> str:
-    return (REFERENCE / name).read_text()
+    """The text of a page; nothing where there are no docs, as in a wheel's tests."""
+    return (REFERENCE / name).read_text() if REFERENCE.exists() else ""
 
 
 def section(title: str) -> str:
