@@ -14,7 +14,7 @@ export TEST_NODE_DIR := $(CURDIR)/build/node
 COMPILERS := $(CC) $(foreach compiler,musl-gcc aarch64-linux-gnu-gcc,$(shell command -v $(compiler)))
 C_WARNINGS := -std=gnu11 -Wall -Wextra -Wconversion -Wpedantic -Werror
 
-.PHONY: help docs demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files drawings clean
+.PHONY: help dist docs demo example test test-long lint sanitize threads model stress fuzz wheel-test bench command-files drawings clean
 
 help: ## what can be made
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,7 @@ lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, myp
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tools/house.py
 	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet --no-progress .github
 	$(BIN)/clang-format --dry-run -Werror shm_async/_shim/*.[ch] tests/c/*.c benchmarks/*.c
 	for compiler in $(COMPILERS); do for file in shm_async/_shim/*.c tests/c/*.c benchmarks/*.c; do \
 	  $$compiler $(C_WARNINGS) -O2 -Ishm_async/_shim -c $$file -o /dev/null || exit 1; done; done
@@ -87,9 +88,12 @@ fuzz: $(VENV)/test.stamp $(VENV)/fuzz.stamp ## look for a control page that does
 	$(BIN)/python tests/fuzz/fuzz_control.py -max_total_time=60 -timeout=10 -max_len=240 \
 	  -artifact_prefix=build/fuzz/ $(FUZZ_ARGS) build/fuzz
 
+dist: $(VENV)/dist.stamp ## sdist and wheel in dist/, built twice and checked for a release
+	PYTHON=$(BIN)/python tools/dist.sh
+
 # One wheel, made from the sdist, tried on every Python that is here.
-wheel-test: $(VENV)/test.stamp $(NODE_STAMP) ## sdist, wheel, tests on every Python that is here
-	PYTHON=$(BIN)/python tests/wheel.sh
+wheel-test: dist $(NODE_STAMP) ## `make dist`, and tests of the wheel on every Python that is here
+	tests/wheel.sh
 
 # The pages of docs/ as a site. A link that leads nowhere is an error.
 docs: $(VENV)/docs.stamp $(if $(shell command -v npm),build/mermaid/mermaid.min.js) ## the documentation as a site: build/docs/index.html
@@ -138,6 +142,10 @@ $(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/fuzz.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
+	touch $@
+
+$(VENV)/dist.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dist]'
 	touch $@
 
 $(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python

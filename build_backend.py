@@ -4,11 +4,14 @@ cffi is asked for here and not in pyproject.toml, because pip installs that list
 of ours runs, and an interpreter that cffi refuses would get cffi's words instead of these.
 """
 
+import gzip
+import io
 import os
 import shlex
 import shutil
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +72,32 @@ def get_requires_for_build_wheel(config_settings: Mapping[str, Any] | None = Non
 
 def get_requires_for_build_editable(config_settings: Mapping[str, Any] | None = None) -> list[str]:
     return _needs(build_meta.get_requires_for_build_editable, config_settings, compiles=True)
+
+
+def build_sdist(sdist_directory: str, config_settings: Mapping[str, Any] | None = None) -> str:
+    """Make the sdist; with SOURCE_DATE_EPOCH the same sources give the same bytes."""
+    name = build_meta.build_sdist(sdist_directory, config_settings)
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        _forget_times(f"{sdist_directory}/{name}", int(os.environ["SOURCE_DATE_EPOCH"]))
+    return name
+
+
+def _forget_times(path: str, when: int) -> None:
+    """Write an archive again, with one time and one owner for all files, and in one order."""
+    with tarfile.open(path) as archive:
+        files = [
+            (member, archive.extractfile(member) if member.isfile() else None)
+            for member in sorted(archive.getmembers(), key=lambda member: member.name)
+        ]
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as again:
+            for member, content in files:
+                member.mtime, member.uid, member.gid = when, 0, 0
+                member.uname = member.gname = ""
+                member.pax_headers = {}
+                again.addfile(member, content)
+    with open(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=when) as zipped:
+        zipped.write(packed.getvalue())
 
 
 def get_requires_for_build_sdist(config_settings: Mapping[str, Any] | None = None) -> list[str]:

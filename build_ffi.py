@@ -1,5 +1,6 @@
 """Describe the C shim to cffi: the contract is in the headers of CONTRACT, the rest is private."""
 
+import os
 from pathlib import Path
 
 from cffi import FFI
@@ -20,6 +21,11 @@ ffibuilder.set_source(
     depends=[str(path) for path in Path(SHIM).glob("*.[ch]")],
     include_dirs=[SHIM],
     libraries=["pthread", "rt"],  # in libc itself since glibc 2.34
-    extra_compile_args=["-fvisibility=hidden"],  # within the extension calls are plain calls
+    extra_compile_args=[
+        "-fvisibility=hidden",  # within the extension calls are plain calls
+        f"-ffile-prefix-map={Path.cwd()}=.",  # the same bytes wherever it is built
+    ],
+    # Python's own flags ask for symbols, which are three quarters of the size
+    extra_link_args=[] if "-g" in os.environ.get("CFLAGS", "") else ["-Wl,-s"],
     py_limited_api=True,
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pages import headings, run_page
 
+import shm_async
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "examples" / "README.md"])
@@ -33,3 +35,7 @@ def test_each_page_has_a_place_in_the_contents():
     entries = re.findall(r"^[\w/-]+$", (DOCS / "index.md").read_text(), re.M)
     pages = {str(page.relative_to(DOCS).with_suffix("")) for page in DOCS.rglob("*.md")}
     assert set(entries) == pages - {"index", "inventories/README"}
+
+
+def test_the_citation_names_the_version():
+    assert f"\nversion: {shm_async.__version__}\n" in (ROOT / "CITATION.cff").read_text()
