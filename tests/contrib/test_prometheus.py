@@ -100,7 +100,7 @@ def test_a_region_shows_what_it_counted(region: Region):
     assert value(collector, "label_grants_total", region, kind="write", **label) == 1
     assert value(collector, "lock_hold_seconds_count", region) == 3
     held = value(collector, "label_hold_seconds_sum", region, **label)
-    assert 0 < held < value(collector, "lock_hold_seconds_sum", region) < 10
+    assert 0 < held < value(collector, "lock_hold_seconds_sum", region) < 1
     assert value(collector, "label_hold_seconds_count", region, **label) == 1
 
 
