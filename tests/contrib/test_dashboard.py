@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,26 @@ def test_every_answer_has_a_strict_policy(server: Server):
 def test_it_listens_on_this_machine_alone_and_knows_its_name(server: Server):
     assert server.url.startswith("http://127.0.0.1:")
     assert httpx.get(server.url, headers={"Host": "evil.example"}).status_code == 400
+
+
+def test_it_listens_on_ipv6(name: str):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    server = Server(f"{name}*", "--host", "::1")
+    assert server.url.startswith("http://[::1]:")
+    assert httpx.get(server.url).status_code == 200
+    assert httpx.get(server.url, headers={"Host": "evil.example"}).status_code == 400
+    server.end()
+
+
+def test_a_port_that_is_taken_is_told_in_a_line(server: Server):
+    command = [sys.executable, "-m", "shm_async.contrib.dashboard", "--port", server.port]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    where = f"127.0.0.1, port {server.port}"
+    assert done.stderr == f"cannot listen on {where}: Address already in use; try --port 0\n"
 
 
 def test_the_table_tells_what_there_is(region: Region, server: Server):
