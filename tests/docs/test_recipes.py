@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 DOCS = Path(__file__).parents[2] / "docs"
 
 #: Page -> how many sections it has at least.
-PAGES = {"recipes.md": 10, "faq.md": 19, "tutorial.md": 4, "frameworks.md": 5, "moving.md": 5}
+PAGES = {"recipes.md": 10, "faq.md": 19, "tutorial.md": 6, "frameworks.md": 5, "moving.md": 5}
 
-#: Pages whose sections need a process of their own: frameworks keep one state for each.
-PROGRAMS = ("frameworks.md", "moving.md")
+#: Pages whose sections are run as files: they start processes, or use frameworks, which keep
+#: one state for each process.
+PROGRAMS = ("frameworks.md", "moving.md", "tutorial.md")
 
 
 def titles_of(page: str) -> list[str]:
@@ -75,9 +77,12 @@ def run_here(examples: list[Example]) -> list[str]:
 
 
 def run_program(code: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-"], input=code, capture_output=True, text=True, check=False
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write(code)
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, file.name], capture_output=True, text=True, check=False
+        )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
