@@ -19,9 +19,9 @@ import os
 import threading
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from .._memory.control import pid_namespace, process_identity, start_of
 from .._region import Region
@@ -29,7 +29,7 @@ from .._watch.inspection import RegionInfo
 from ..errors import RegionExistsError, RegionNotFoundError, ShmError
 from ._figures import Figures, Observed, add, are_figures, figures_of
 
-__all__ = ["ROW", "Together", "figures_of_table", "may_be_table"]
+__all__ = ["ROW", "Purposes", "Together", "figures_of_table", "may_be_table", "purposes_of_table"]
 
 logger = logging.getLogger("shm_async")
 
@@ -44,6 +44,10 @@ LONGEST = 1 << 22
 
 #: The end of a table, after the rows: so it is found whatever its name is.
 MARK = b"shm_async table\n"
+
+#: The label of each write that lasts, by the region's name and the generation that it made: so
+#: nobody takes it for that of a later write.
+Purposes: TypeAlias = dict[str, dict[int, str]]
 
 #: Seconds between two writes.
 INTERVAL = 1.0
@@ -92,7 +96,8 @@ class Together:
             ShmError: the table cannot be locked.
         """
         with self.guard:
-            text = _text(self.me, figures_of(self.regions))
+            figures = figures_of(self.regions)
+            text = _text(self.me, figures, purposes=_purposes(self.regions, figures))
             if text is None:
                 self._tell("the figures of this process are too long for it")
             elif text != self.written:
@@ -190,10 +195,27 @@ def figures_of_table(name: str) -> Figures:
     Raises:
         ShmError, OSError: it cannot be read.
     """
+    return _total(_copy(name))
+
+
+def purposes_of_table(name: str) -> Purposes:
+    """Return the labels of the writes that went on when the processes wrote their rows.
+
+    Blocks like `figures_of_table`, and raises what that raises.
+    """
+    found: Purposes = {}
+    for entry in _entries(_copy(name)).values():
+        for region, purpose in _sound_purposes(entry.get("purposes")):
+            found.setdefault(region, {}).update([purpose])
+    return found
+
+
+def _copy(name: str) -> bytes:
+    """Return the rows of a table; nothing if the region is no table."""
     with Region.attach(name, readonly=True, on_owner_death="ignore") as table:
         if bytes(table.buffer[-len(MARK) :]) != MARK:
-            return {}
-        return _total(table.snapshot(timeout=PATIENCE))
+            return b""
+        return table.snapshot(timeout=PATIENCE)
 
 
 def _total(data: bytes) -> Figures:
@@ -241,16 +263,50 @@ def _table(name: str, rows: int) -> Region:
                 return Region.create(name, rows * ROW + len(MARK), on_owner_death="ignore")
 
 
+# ---- the purpose of a write --------------------------------------------------------------
+
+
+def _purposes(regions: Sequence[Observed], figures: Figures) -> dict[str, tuple[int, str]]:
+    """Return the generation and the label of this process's write, of each region that has one."""
+    found = {}
+    for region in regions:
+        if figures[region.name]["labels"]:  # else do not look
+            with suppress(ShmError, OSError):
+                before = region.generation or 0
+                label = _label_of_writer(region)
+                if label is not None and before & 1 and region.generation == before:
+                    found[region.name] = (before, label)
+    return found
+
+
+def _label_of_writer(region: Any) -> str | None:
+    mine = [each for each in region.holders() if each.pid == os.getpid() and not each.waiting]
+    return next((each.label for each in mine if each.kind == "write"), None)
+
+
+def _sound_purposes(purposes: Any) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Yield those that make sense: others can write the table, too."""
+    for region, purpose in purposes.items() if isinstance(purposes, dict) else ():
+        if isinstance(purpose, list) and [type(each) for each in purpose] == [int, str]:
+            generation, label = purpose
+            yield region, (generation, label[:100])
+
+
 # ---- rows ------------------------------------------------------------------------------
 
 
 def _text(
-    process: list[int] | None, figures: Figures, *, added: Sequence[list[int]] = ()
+    process: list[int] | None,
+    figures: Figures,
+    *,
+    added: Sequence[list[int]] = (),
+    purposes: Mapping[str, tuple[int, str]] | None = None,
 ) -> bytes | None:
     """The text of a row, without the labels if it would be too long; None: it still is."""
     unlabelled = {name: {**each, "labels": {}} for name, each in figures.items()}
     for each in (figures, unlabelled):
-        plain = json.dumps({"process": process, "figures": each, "added": added}).encode()
+        entry = {"process": process, "figures": each, "added": added, "purposes": purposes}
+        plain = json.dumps(entry).encode()
         text = zlib.compress(plain)
         if len(plain) <= LONGEST and len(text) <= SIDE:
             return text

@@ -132,6 +132,21 @@ def test_the_table_tells_what_there_is(region: Region, server: Server):
     assert row["died"]
 
 
+def test_the_label_of_a_long_write_is_told(region: Region, name: str, server: Server):
+    collector = RegionCollector([region], shared=f"{name}.table")
+    label = None
+    with region.write_lock(label="checkout"):
+        found = events(f"{server.url}events?region={region.name}")
+        while label is None:
+            kind, data = next(found)
+            if kind == "regions":
+                label = data[0]["detail"]["people"][0]["label"]  # others: the page waits, too
+        found.close()
+    assert label == "checkout"
+    collector.close()
+    os.unlink(f"/dev/shm/{name}.table")
+
+
 def test_only_the_regions_that_were_named_are_shown(region: Region, server: Server):
     with Region.temporary(4) as other:
         found = events(f"{server.url}events?region={other.name}")
@@ -251,7 +266,7 @@ def test_a_browser_shows_who_holds_the_lock_and_who_waits(
         thread = threading.Thread(target=lambda: rival.do("exclusive"))
         thread.start()
         browser.until("document.querySelectorAll('#people tbody tr').length === 2")
-        (_, kind, state), (_, _, waits) = rows(browser, "#people tbody tr")
+        (_, kind, state, _), (_, _, waits, _) = rows(browser, "#people tbody tr")
         assert browser.run("document.querySelector('#chart canvas').width") > 100
         picture(browser, "dashboard-waiting.png")
         browser.until("/^Processes were/.test(document.querySelector('#looks-text')?.textContent)")

@@ -12,7 +12,7 @@ from forks import in_child, start_child, status_of
 
 from shm_async import Region
 from shm_async.contrib import _together
-from shm_async.contrib._together import Together, figures_of_table
+from shm_async.contrib._together import Together, figures_of_table, purposes_of_table
 
 pytestmark = pytest.mark.once
 
@@ -162,3 +162,28 @@ def test_a_table_is_closed_if_its_thread_cannot_start(
     monkeypatch.setattr("threading.Thread.start", refuse)
     with pytest.raises(RuntimeError, match="new thread"):
         Together(table, [region], processes=1)
+
+
+def test_a_row_tells_what_a_write_that_goes_on_is_for(region: Region, table: str):
+    together = Together(table, [region], processes=1)
+    write(region, "checkout")
+    for label in ("checkout", "refund"):
+        with region.write_lock(label=label):
+            together.publish()
+            found = purposes_of_table(table)
+            assert found == {region.name: {region.generation: label}}
+    with region.read_lock(label="report"):
+        together.publish()
+        assert purposes_of_table(table) == {}
+    with region.write_lock():
+        together.publish()
+        assert purposes_of_table(table) == {}
+    together.close()
+
+
+@pytest.mark.parametrize(
+    "nonsense", [7, {"x": 7}, {"x": [1, 2]}, {"x": ["1", "y"]}, {"x": [True, "y"]}]
+)
+def test_purposes_that_make_no_sense_are_none(nonsense: object):
+    assert list(_together._sound_purposes(nonsense)) == []
+    assert list(_together._sound_purposes({"x": [3, "y" * 200]})) == [("x", (3, "y" * 100))]

@@ -16,7 +16,7 @@ from ..._region import Region
 from ..._watch.inspection import RegionInfo, inspect
 from ...errors import ShmError
 from .._figures import Figures, add
-from .._together import figures_of_table, may_be_table
+from .._together import Purposes, figures_of_table, may_be_table, purposes_of_table
 
 __all__ = ["Feed"]
 
@@ -64,25 +64,29 @@ class Feed:
     async def _tell_of_all(self, chosen: str | None, tell: Tell) -> None:
         before: dict[str, tuple[int, float]] = {}
         while True:
-            infos, figures = await anyio.to_thread.run_sync(self._look)
+            infos, figures, purposes = await anyio.to_thread.run_sync(self._look)
             now = time.monotonic()
             rows = [_row(info, before.get(info.name), now) for info in infos]
             for row, info in zip(rows, infos, strict=True):
                 if info.name == chosen:
-                    row["detail"] = _detail(info, figures.get(info.name))
+                    label = purposes.get(info.name, {}).get(info.generation or 0)
+                    row["detail"] = _detail(info, figures.get(info.name), label)
             before = {info.name: (info.writes or 0, now) for info in infos}
             await tell(_event("regions", rows))
             await tell(_event("room", _room()))
             await anyio.sleep(TICK)
 
-    def _look(self) -> tuple[list[RegionInfo], Figures]:
+    def _look(self) -> tuple[list[RegionInfo], Figures, Purposes]:
         infos = [each for each in inspect() if each.managed and each.linked]
         tables = [each.name for each in infos if may_be_table(each)]
         figures: Figures = {}
+        purposes: Purposes = {}
         for table in tables if self._shared is None else [self._shared]:
             with suppress(ShmError, OSError):
                 add(figures, figures_of_table(table))
-        return [each for each in infos if self._wanted(each.name)], figures
+                for name, found in purposes_of_table(table).items():
+                    purposes.setdefault(name, {}).update(found)
+        return [each for each in infos if self._wanted(each.name)], figures, purposes
 
 
 def _event(kind: str, data: Any) -> str:
@@ -115,8 +119,8 @@ def _row(info: RegionInfo, before: tuple[int, float] | None, now: float) -> dict
     }
 
 
-def _detail(info: RegionInfo, figures: dict[str, Any] | None) -> dict[str, Any]:
-    """What is told of the chosen region alone."""
+def _detail(info: RegionInfo, figures: dict[str, Any] | None, label: str | None) -> dict[str, Any]:
+    """What is told of the chosen region alone; `label` is that of the write that goes on."""
     people = [*info.holders, *info.waiters][:MOST_PEOPLE]
     known = None
     if figures is not None:
@@ -137,6 +141,7 @@ def _detail(info: RegionInfo, figures: dict[str, Any] | None) -> dict[str, Any]:
                 "kind": each.kind or "not known",
                 "waiting": each.waiting,
                 "since": each.since,
+                "label": label if each.kind == "write" and not each.waiting else None,
             }
             for each in people
         ],

@@ -154,7 +154,8 @@ function showDetail(region, detail) {
   $("people").hidden = !detail.people.length;
   fill($("people").querySelector("tbody"), detail.people.map((each) => [
     each.name, each.kind, each.waiting ? "waits" : "holds it" + (each.since === null ? "" : " for " + span(each.since)),
-  ]), ["", "", ""]);
+    each.label || "",
+  ]), ["", "", "", ""]);
   showLooks(region.waiting);
   $("waits").hidden = !detail.figures;
   $("no-waits").hidden = !!detail.figures;
