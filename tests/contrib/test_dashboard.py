@@ -269,10 +269,12 @@ def test_a_browser_shows_who_holds_the_lock_and_who_waits(
         (_, kind, state, _), (_, _, waits, _) = rows(browser, "#people tbody tr")
         assert browser.run("document.querySelector('#chart canvas').width") > 100
         picture(browser, "dashboard-waiting.png")
+        browser.until("/waiting for a turn/.test(document.querySelector('#hint').textContent)")
         browser.until("/^Processes were/.test(document.querySelector('#looks-text')?.textContent)")
     thread.join()
     assert (kind, state[:13], waits) == ("write", "holds it for ", "waits")
     assert rival.do("unlock") == "done"
+    browser.until("/^Press/.test(document.querySelector('#hint').textContent)")
     assert browser.errors == []
 
 

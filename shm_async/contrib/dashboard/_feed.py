@@ -24,7 +24,7 @@ __all__ = ["Feed"]
 TICK = 1.0
 PAUSE = 0.05
 
-#: Seconds for which the values wait for a writer.
+#: Seconds for which the values wait for a writer before the page says so.
 PATIENCE = 1.0
 
 MOST_VALUES = 256
@@ -175,13 +175,20 @@ async def _tell_values(name: str, tell: Tell) -> None:
 async def _tell_changes(region: Region, tell: Tell) -> None:
     changes = region.changes()
     while True:
-        with anyio.move_on_after(PATIENCE):
-            data = await region.snapshot_async()
-            told = {"name": region.name, "time": time.time(), "values": _values(region, data)}
-            await tell(_event("values", told))
+        data = await _copy(region, tell)
+        told = {"name": region.name, "time": time.time(), "values": _values(region, data)}
+        await tell(_event("values", told))
         await anyio.sleep(PAUSE)
         with anyio.move_on_after(TICK):  # the chart goes on where nothing changes
             await anext(changes)
+
+
+async def _copy(region: Region, tell: Tell) -> bytes:
+    """Copy the data; tell if writers take turns, so that it has to wait for one of its own."""
+    with anyio.move_on_after(PATIENCE):
+        return await region.snapshot_async()
+    await tell(_event("values", {"name": region.name, "busy": True}))
+    return await region.snapshot_async()
 
 
 def _values(region: Region, data: bytes) -> list[str]:

@@ -230,6 +230,10 @@ function clock(time) {
 
 function showValues(data) {
   if (data.name !== chosen) return;
+  $("hint").textContent = data.busy
+    ? "The lock is held for writing: waiting for a turn to copy the values."
+    : "Press a value to draw it.";
+  if (data.busy) return;
   const values = $("values");
   if (data.problem) {
     values.textContent = data.problem;
