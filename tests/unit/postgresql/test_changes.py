@@ -10,6 +10,7 @@ import anyio
 import pytest
 from databases import Server, sessions
 from proxies import Proxy
+from waits import until
 
 from shm_async import RegionServerError, SharedRegion
 
@@ -63,10 +64,11 @@ async def test_regions_of_a_loop_share_a_listener_which_goes_with_them(
         async with anyio.create_task_group() as tasks:
             for region in (one, other):
                 tasks.start_soon(heard, region, region.generation or 0)
-            await anyio.sleep(0.2)
+            await until(lambda: len(sessions(database)) == 3)
+            await anyio.sleep(0.2)  # a second listener would come now
             assert len(sessions(database)) == 3
             await store(one)
-    assert sessions(database) == []
+    await until(lambda: not sessions(database))  # the server ends them after we have gone
 
 
 async def test_a_wait_without_a_server_ends_with_an_error(open_by_proxy: OpenOne, proxy: Proxy):
