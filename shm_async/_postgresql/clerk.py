@@ -46,6 +46,7 @@ class Clerk:
                     continue
                 await self._serve()
         finally:
+            site.closing = True  # if a failure ends it, too: nobody serves a later wait
             site.refuse_all(site.closed_error())
             for ticket in list(site.inside):
                 ticket.lose()
@@ -245,30 +246,44 @@ class Clerk:
         if not members:
             await self._without_store(session, then)
             return
-        site.number += 1
-        moved: Grant | None = None
-        committed: bool | None = False
+        committed: bool | None = None
         error: Exception | None = None
         try:
-            with anyio.move_on_after(2 * site.spec.terms.check_interval):
-                moved = await session.store(
-                    site.identity, site.revision, site.author, site.number, group.data, then=then
-                )
-                committed = moved is not None
-        except DisconnectedError:
-            pass
+            stored: bool | None = await self._commit(session, group, then)
+            if not stored:
+                stored = await self._was_stored(members) if session.dead else False
+                site.lose()
+            committed = stored
         except (ShmError, OSError, CalledOff) as caught:
             error = caught
+        finally:  # also if this is cancelled, and so nobody knows
+            self._tell(members, committed, error, share=then == "share")
+        if error is not None:
+            self._after_refusal(then)
+
+    async def _commit(self, session: Session, group: Group, then: str) -> bool:
+        """Store. False: the server refused, or, if the session is dead, no answer came."""
+        site = self.site
+        site.number += 1
+        moved: Grant | None = None
+        with anyio.move_on_after(2 * site.spec.terms.check_interval), suppress(DisconnectedError):
+            moved = await session.store(
+                site.identity, site.revision, site.author, site.number, group.data, then=then
+            )
         if moved is not None:
             site.know(moved.revision, moved.token, group.data)
             group.token = moved.token
-        elif error is not None:
-            site.token = None
-        else:
-            if session.dead:  # the answer was lost
-                committed = await self._was_stored(members)
-            site.lose()
-        self._tell(members, committed, error, share=then == "share")
+        return moved is not None
+
+    def _after_refusal(self, then: str) -> None:
+        """The database could not store: give up what goes on as if it had.
+
+        A block that runs began with the changes that failed; its store would bring them in. And
+        nobody would release the shared lock.
+        """
+        self.site.token = None
+        if then != "free":
+            self.site.lose()
 
     async def _without_store(self, session: Session, then: str) -> None:
         if then == "free":
@@ -317,9 +332,10 @@ class Clerk:
                 await anyio.sleep(FIRST_PAUSE)
         return None
 
-    async def _ask_for_store(self, session: Session) -> bool:
+    async def _ask_for_store(self, session: Session) -> bool | None:
         site = self.site
-        await session.take(site.identity, exclusive=False, known=site.token, patience=0)
+        if not await session.take(site.identity, exclusive=False, known=site.token, patience=0):
+            return None  # the region was removed, and its writers with it
         found = await session.ask(
             "look for a store",
             f"SELECT 1 FROM {site.spec.terms.schema}.writers WHERE region = $1::int "

@@ -86,6 +86,7 @@ class Hub:
         finally:
             self._drop()
             self._retire()
+            self._tell(DisconnectedError("the listener has ended"), list(self.ready))
 
     def _retire(self) -> None:
         if _hubs.get(self.key) is self:

@@ -195,9 +195,10 @@ class Session:
             try:
                 [found] = await self._ask("take the lock", command)
                 await self._quieten()
-            except CalledOff:
-                await self._quieten()
-                await self._free()
+            except Exception:  # an error behind the grant leaves the session its lock
+                if not self.dead:
+                    await self._quieten()
+                    await self._free()
                 raise
             if found.get_value(0, 0) is None:
                 await self._free()

@@ -13,6 +13,7 @@ from proxies import Proxy
 from waits import until
 
 from shm_async import RegionServerError, SharedRegion
+from shm_async._postgresql.hub import Hub
 
 pytestmark = pytest.mark.once
 
@@ -76,6 +77,19 @@ async def test_a_wait_without_a_server_ends_with_an_error(open_by_proxy: OpenOne
         proxy.close()
         with anyio.fail_after(10), pytest.raises(RegionServerError):
             await region.wait_changed()
+
+
+async def test_a_wait_ends_with_an_error_if_the_listener_fails(
+    open_one: OpenOne, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(hub: Hub, session: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Hub, "_deliver", fail)
+    async with open_one() as region:
+        with anyio.fail_after(5), pytest.raises(RegionServerError, match="listener has ended"):
+            await region.wait_changed()
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_one_that_is_slow_hears_of_the_last_store(open_one: OpenOne):
