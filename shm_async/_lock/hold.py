@@ -70,7 +70,7 @@ class Hold(State):
         Raises:
             RegionClosedError: also while waiting.
             RegionSizeError: the object was truncated.
-            OwnerDiedError: the last writer died inside.
+            OwnerDiedError: the last writer died while it held the lock for writing.
             RuntimeError: this hold is in use, or the task would wait for itself.
         """
         self._table.disown(self)
@@ -209,7 +209,7 @@ class Hold(State):
             RuntimeError: this hold does not read, or the task would wait for itself.
             RegionClosedError: the region was closed, before or while waiting.
             RegionSizeError: the object was truncated.
-            OwnerDiedError: somebody wrote in between, and died inside.
+            OwnerDiedError: somebody wrote in between, and died while it held the lock for writing.
             RegionReplacedError: somebody resized it in between, also with ``follow=True``.
             TypeError: the result was used without ``await``.
 
@@ -370,7 +370,7 @@ class Hold(State):
 
     @property
     def owner_died(self) -> bool:
-        """Whether it found, at its grant, that the last writer had died inside.
+        """Whether the last writer had died while it wrote, as this hold found at its grant.
 
         Only ``write_lock(recover=True)`` is granted then, so it is False for all others.
         """

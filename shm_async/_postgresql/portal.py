@@ -6,6 +6,7 @@ do. A thread waits here for the answer; Ctrl-C ends its wait.
 
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +31,7 @@ class Portal:
         self._pid = 0
         self._context: AbstractContextManager[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
+        self._thread = 0  # its id for the kernel
 
     def open(self) -> None:
         """Count a user; start the loop for the first."""
@@ -41,6 +43,7 @@ class Portal:
             if not self._users:
                 self._context = start_blocking_portal("asyncio")
                 self._portal = self._context.__enter__()
+                self._thread = self._portal.call(threading.get_native_id)
             self._users += 1
 
     def close(self) -> None:
@@ -52,6 +55,7 @@ class Portal:
             if self._users == 0 and self._context is not None:
                 self._context.__exit__(None, None, None)
                 self._context = self._portal = None
+                _until_gone(self._thread)
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run it in the loop and return what it returns. Ctrl-C cancels it, and waits for it."""
@@ -74,6 +78,17 @@ class Portal:
                 future.cancel()
                 ended.wait(PATIENCE)
             raise
+
+
+def _until_gone(thread: int) -> None:
+    """Wait for the end of a thread that has ended for Python.
+
+    At its very end OpenSSL frees what it had for the thread, under a lock. A child forked at that
+    moment would inherit the lock, taken for ever, and hang when it connects.
+    """
+    end = time.monotonic() + PATIENCE
+    while os.path.exists(f"/proc/self/task/{thread}") and time.monotonic() < end:
+        time.sleep(0.0001)
 
 
 portal = Portal()
