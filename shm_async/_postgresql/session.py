@@ -216,6 +216,8 @@ class Session:
     ) -> Grant | None:
         """Store the data, and then "free" the lock, "share" or "keep" it; in one round trip.
 
+        Waits until the data is stored, and not until the lock is free.
+
         Returns:
             The new revision and token; None if the server refused, as the lock was lost.
 
@@ -230,21 +232,23 @@ class Session:
             prepared=True,
         )
         batches = [[command]]
-        if then == "free":
-            batches.append([FREE])
-        elif then == "share":
+        if then == "share":
             batches.append([self._sharing(region)])
         async with self.lock:
-            found = await self.wire.run(*batches)
+            found = await self.wire.run(*batches, behind=FREE if then == "free" else None)
             self.held = then != "free"
         _checked(found, "store the data")
         moved = found[0].get_value(0, 0)
         return None if moved is None else Grant(struct.unpack("!q", moved)[0], token, 0, None)
 
     async def free(self) -> None:
-        """Release the lock."""
+        """Release the lock. Waits for no answer: the server does it before what comes next.
+
+        If it cannot do it, the next request ends the session, and so the lock.
+        """
         async with self.lock:
-            await self._free()
+            await self.wire.run(behind=FREE)
+            self.held = False
 
     async def _free(self) -> None:
         await self._ask("release the lock", FREE)

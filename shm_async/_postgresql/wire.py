@@ -41,14 +41,16 @@ class Wire:
 
     Invariant: `dead` <=> nothing more can be asked of it. It is set when an exception, a
     cancellation included, ends a request half-way, as answers would be taken for those of others.
+    `owed`: the answers to come first are those of so many commands that nobody waits for.
     """
 
-    __slots__ = ("__weakref__", "dead", "pg", "pid")
+    __slots__ = ("__weakref__", "dead", "owed", "pg", "pid")
 
     def __init__(self, pg: "PGconn") -> None:
         self.pg = pg
         self.pid = os.getpid()  # of the process that made it
         self.dead = False
+        self.owed = 0
         _wires.add(self)
 
     @classmethod
@@ -93,26 +95,43 @@ class Wire:
         """From now on `run` alone is used."""
         self.pg.enter_pipeline_mode()
 
-    async def run(self, *batches: Sequence[Command]) -> list["PGresult"]:
+    async def run(
+        self, *batches: Sequence[Command], behind: Command | None = None
+    ) -> list["PGresult"]:
         """Run batches, each a transaction, in one round trip. Returns a result for each command.
 
         A result may be an error; then the rest of its batch is PIPELINE_ABORTED, and the
         batches behind it run.
 
+        Args:
+            *batches: their commands.
+            behind: a command that runs after them, in a transaction of its own, and is not waited
+                for. If it fails, the next `run` raises DisconnectedError.
+
         Raises:
             DisconnectedError: the connection broke, and nobody knows what was done.
         """
         with _Use(self):
-            for batch in batches:
+            for batch in [*batches, [behind]] if behind else batches:
                 for command in batch:
                     self._send(command)
                 self.pg.pipeline_sync()
             await self._flush()
+            await self._settle()
+            self.owed = 0 if behind is None else 1
             results = []
             for batch in batches:
                 results += [await self._result() for _ in batch]
                 await self._synchronised()
             return results
+
+    async def _settle(self) -> None:
+        """Take in the answers that nobody has waited for."""
+        for _ in range(self.owed):
+            result = await self._result()
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise DisconnectedError("the database did not do what was asked last")
+            await self._synchronised()
 
     def _send(self, command: Command) -> None:
         if command.prepared:
