@@ -34,10 +34,13 @@ test: $(VENV)/test.stamp $(NODE_STAMP) ## the tests; some of them: PYTEST_ARGS="
 test-long: $(VENV)/test.stamp $(NODE_STAMP) ## the tests that `make test` leaves out: servers, examples, models
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
-lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, mypy, the arrows, lengths, the C
+lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, mypy, pyright, the arrows, lengths, the C
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH=. $(BIN)/basedpyright --verifytypes shm_async --ignoreexternal \
+	  >$(VENV)/types.txt || { cat $(VENV)/types.txt; exit 1; }
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python tools/house.py
 	$(BIN)/codespell

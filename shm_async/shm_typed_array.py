@@ -66,11 +66,11 @@ __all__ = [
 ]
 
 #: Every type key, with the number that the original gives it.
-BufferType = {type_key: number for number, type_key in enumerate(TYPES)}
+BufferType: dict[str, int] = {type_key: number for number, type_key in enumerate(TYPES)}
 
 HEADER = 8  # bytes in front of a POSIX object's data
 
-logger = logging.getLogger("shm_async")
+logger: logging.Logger = logging.getLogger("shm_async")
 
 
 class _Attached(Region):

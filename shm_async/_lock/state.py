@@ -64,12 +64,12 @@ class State(NoAwait):
     # is the mode of the next acquire.
 
     def __init__(
-        self, table: Table, timeout: float | None, fast_acquire: bool, region: object
+        self, table: Any, timeout: float | None, fast_acquire: bool, region: object
     ) -> None:
-        self._table = table
+        self._table: Table = table  # Any above: the public types end at what users do not make
         self._region = region  # only to keep it alive
         self._timeout = timeout
-        self.plain = timeout is None and fast_acquire
+        self.plain: bool = timeout is None and fast_acquire
         self._free: set[None] = {None}
         self._held: set[None] = set()
         self._at: Place | None = None

@@ -1,7 +1,7 @@
 """Transactions: write to a private copy, which is copied back as a whole, or not at all."""
 
 import os
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .._memory.elements import like, plain
 from .._mistakes import NoAwait
@@ -70,13 +70,13 @@ class Transaction(Block, NoAwait):
 
     def __init__(
         self,
-        table: Table,
+        table: Any,
         timeout: float | None,
         fast: bool,
         region: object,
         label: str | None = None,
     ) -> None:
-        self._table = table
+        self._table: Table = table  # Any above: the public types end at what users do not make
         self._hold = LateHold(table, timeout, fast, region, label)
         self._copy: bytearray | None = None
         self._view: memoryview | None = None

@@ -54,10 +54,10 @@ class PostgresHold:
     # Invariant: _held <=> _view is a view of _ticket's data; _site is where it is, or was, held.
     # _ticket is kept afterwards, for `fence` and `lost`.
 
-    def __init__(self, entrances: Entrances, timeout: float | None, exclusive: bool) -> None:
-        self._entrances = entrances
+    def __init__(self, entrances: Any, timeout: float | None, exclusive: bool) -> None:
+        self._entrances: Entrances = entrances  # Any above: users make no holds
         self._timeout = timeout
-        self.exclusive = exclusive
+        self.exclusive: bool = exclusive
         self._site: Site | None = None
         self._ticket: Ticket | None = None
         self._view: memoryview | None = None

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -39,9 +39,9 @@ class PostgresRegion:
 
     __module__ = "shm_async.postgresql"
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._entrances = Entrances(spec)
+    def __init__(self, spec: Any) -> None:
+        self._spec: Spec = spec  # Any above: users make regions by open_region
+        self._entrances = Entrances(self._spec)
 
     # ---- locks ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ lookout.py notices the writes.
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import anyio.lowlevel
@@ -35,7 +35,7 @@ class Changes(AsyncIterator[int]):
 
     __slots__ = ("_life", "_region", "_since", "_watchers")
 
-    def __init__(self, watchers: "Watchers", since: int, life: int, region: object) -> None:
+    def __init__(self, watchers: Any, since: int, life: int, region: object) -> None:
         self._watchers: Watchers | None = watchers  # None once closed
         self._region = region  # only to keep it alive
         self._since = since

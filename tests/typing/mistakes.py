@@ -1,4 +1,4 @@
-"""Mistakes that type checkers report: `make lint` fails if one of these needs no ignore."""
+"""Mistakes that mypy and pyright report: `make lint` fails if one of these needs no ignore."""
 
 from shm_async import Region
 
