@@ -17,6 +17,7 @@ release = importlib.metadata.version("shm-async")
 
 extensions = [
     "myst_parser",
+    "outside",
     "public_names",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
