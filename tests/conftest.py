@@ -62,8 +62,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
 def nothing_is_left() -> Iterator[None]:
     entries, descriptors = shm_entries(), our_descriptors()
     yield
-    deadline = time.monotonic() + 2  # a waiting thread with nothing to do lingers a little
-    while our_threads() and time.monotonic() < deadline:
+    # a waiting thread with nothing to do lingers a little, and a test's own thread may be about
+    # to give back what it has released
+    deadline = time.monotonic() + 2
+    while (our_threads() or our_descriptors() != descriptors) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert our_threads() == set(), "a waiting thread was left"
     assert our_descriptors() == descriptors, "a descriptor was left"

@@ -94,26 +94,23 @@ class WriteHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.writer is None or (cohort.queue and cohort.is_foreign()):
-            self._leave_if_held()
+        if view is None or cohort.queue or cohort.writer is None:
+            if view is None or cohort.writer is None or cohort.is_foreign():
+                self._leave_if_held()
+            else:  # other tasks of this loop wait
+                self._leave()
             return DONE
         self._view = self._at = None
-        code = 0
         try:
             view.release()
         except BufferError:
             pass  # an array or structure was made from it: stale from now on
         finally:
             try:
-                if cohort.queue:
-                    cohort.leave_write()
-                else:
-                    try:
-                        code = lock_release(cohort.handle)
-                    finally:
-                        cohort.writer = None
-                        cohort.idle = True
+                code = lock_release(cohort.handle)
             finally:
+                cohort.writer = None
+                cohort.idle = True
                 self._free.add(None)
         if code or cohort.ended:
             cohort.left(code)

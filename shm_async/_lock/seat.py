@@ -287,10 +287,13 @@ class Pool:
         return seat
 
     def tidy(self) -> None:
-        """Close the free seats that are marked `extra`."""
+        """Close the free seats that are marked `extra`. Several threads may do it at once."""
         kept = []
-        while self.free:
-            seat = self.free.pop()
+        while True:
+            try:
+                seat = self.free.pop()
+            except IndexError:
+                break
             if seat.extra:
                 self.seats.remove(seat)
                 seat.closer = None

@@ -5,6 +5,7 @@ import os
 import resource
 import threading
 import time
+from typing import Any
 
 import pytest
 from rivals import Rival, blocked_in_flock
@@ -265,3 +266,23 @@ def test_out_of_descriptors_is_an_error_and_nothing_is_lost(region: Region):
             os.close(fd)
     with region.write_lock():
         pass
+
+
+def test_two_threads_may_close_the_extra_seats_at_once(region: Region):
+    with region.write_lock():
+        pass
+    pool = region._table.pool
+    for seat in pool.seats:
+        seat.extra = True
+    came: list[None] = []
+
+    class Raced(list[Any]):
+        def pop(self, *arguments: Any) -> Any:
+            if not came:
+                came.append(None)
+                pool.tidy()  # as another thread does at this moment
+            return super().pop(*arguments)
+
+    pool.free = Raced(pool.free)
+    pool.tidy()
+    assert (pool.seats, pool.free) == ([], [])
