@@ -39,8 +39,6 @@ html_copy_source = html_show_sphinx = False
 # ---- Markdown ----------------------------------------------------------------------
 
 myst_heading_anchors = 4  # as code hosts make them: guide.md#locks
-# links to files of the project that are no pages of the site: on a code host they lead there
-suppress_warnings = ["myst.xref_missing"]
 
 # ---- docstrings --------------------------------------------------------------------
 

@@ -13,7 +13,11 @@ from sphinx.application import Sphinx
 __all__ = ["setup"]
 
 #: Page -> the file, from the root of the project, whose text it shows.
-PAGES = {"examples": "examples/README.md", "contributing": "CONTRIBUTING.md"}
+PAGES = {
+    "contributing": "CONTRIBUTING.md",
+    "examples": "examples/README.md",
+    "reference/changelog": "CHANGELOG.md",
+}
 
 LINK = re.compile(r"(?<=\]\()[\w./-]+")
 
