@@ -25,6 +25,7 @@ SCENARIOS = (
     "cancel",
     "idle",
     "open",
+    "import",
     "copy",
     "snapshot",
     "watch",

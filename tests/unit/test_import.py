@@ -7,6 +7,9 @@ import pytest
 
 import shm_async
 
+#: What a program pays for only when it uses it: event loops, and what extras bring.
+LATER = ("anyio", "asyncio", "numpy", "psycopg", "rich", "starlette", "trio", "uvloop")
+
 
 def run(program: str) -> str:
     done = subprocess.run(
@@ -17,7 +20,18 @@ def run(program: str) -> str:
 
 def test_importing_the_package_loads_no_event_loop():
     loaded = run("import sys, shm_async; print(*sys.modules)").split()
-    assert {"asyncio", "anyio", "cffi", "shm_async._region"}.isdisjoint(loaded)
+    assert {*LATER, "cffi", "_cffi_backend", "shm_async._region"}.isdisjoint(loaded)
+
+
+def test_a_region_loads_anyio_and_nothing_that_only_an_extra_needs():
+    loaded = run("import sys; from shm_async import Region; print(*sys.modules)").split()
+    assert set(LATER) & set(loaded) == {"anyio", "asyncio"}
+
+
+@pytest.mark.parametrize("module", ["errors", "mmap_ipc", "shm_typed_array", "pytest_plugin"])
+def test_the_other_modules_load_nothing_that_only_an_extra_needs(module: str):
+    loaded = run(f"import sys, shm_async.{module}; print(*sys.modules)").split()
+    assert set(LATER) & set(loaded) <= {"anyio", "asyncio"}
 
 
 @pytest.mark.parametrize("name", shm_async.__all__)
