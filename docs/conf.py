@@ -33,7 +33,6 @@ html_js_files = [("diagrams.js", {"defer": "defer"})]
 mermaid = HERE.parent / "build" / "mermaid"
 if (mermaid / "mermaid.min.js").exists():
     html_static_path.append(str(mermaid))
-    html_js_files.insert(0, ("mermaid.min.js", {"defer": "defer"}))
 html_copy_source = html_show_sphinx = False
 
 # ---- Markdown ----------------------------------------------------------------------

@@ -15,7 +15,12 @@ async function draw() {
     block.innerHTML = (await mermaid.render(`diagram-${number}`, text)).svg;
 }
 
-if (blocks.length && window.mermaid) {
-  draw();
-  new MutationObserver(draw).observe(document.body, { attributeFilter: ["data-theme"] });
+if (blocks.length) {
+  const library = document.createElement("script"); // 3 MB: only for the pages that need it
+  library.src = new URL("mermaid.min.js", document.currentScript.src);
+  library.onload = () => {
+    draw();
+    new MutationObserver(draw).observe(document.body, { attributeFilter: ["data-theme"] });
+  };
+  document.head.append(library);
 }
