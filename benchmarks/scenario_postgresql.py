@@ -1,10 +1,12 @@
 """postgresql: regions in a database, and the same by hand with psycopg, against one server.
 
 Measured: a write lock with a store of 64 bytes and a read lock, each on one connection, against
-the statements that one would write by hand: lock, select, update, notify, unlock. Then increments
+the statements that one would write by hand: lock, select, update, notify, unlock; beside them the
+locks of other packages. Then increments
 a second of 100 coroutines in each of two processes, which are stored in groups, against one commit
 for each; and holds a second in 1, 10 and 100 regions of one process. The server is a local one,
-on a Unix socket, and does not wait for its disk.
+on a Unix socket, and does not wait for its disk. At last: how soon a lock is free once its holder
+was killed, and a holder knows that its server answers no more.
 """
 
 import random
@@ -18,7 +20,7 @@ from typing import Any
 import anyio
 import psycopg
 
-from benchmarks import servers
+from benchmarks import postgresql_failures, postgresql_peers, servers
 from benchmarks.harness import Report, median_ratio, summarise
 from benchmarks.outcome import Bench, Outcome, Table, Target
 from benchmarks.processes import Pipe, in_child, members
@@ -27,6 +29,7 @@ from shm_async import SharedRegion, open_region
 WRITE, READ = "write lock and store of 64 bytes", "read lock"
 OURS, HAND = "shm_async", "by hand, psycopg's AsyncConnection"
 THREAD = "by hand, psycopg's Connection, without a loop"
+PEERS = (postgresql_peers.POSTGRESQL_LOCK, postgresql_peers.REDIS)
 COROUTINES, PROCESSES = 100, 2
 REGIONS = (1, 10, 100)
 
@@ -37,11 +40,12 @@ Times = dict[str, list[float]]
 
 def run(bench: Bench, report: Report) -> Outcome:
     outcome = Outcome("Regions in PostgreSQL")
-    with servers.postgresql() as server:
+    with servers.postgresql() as server, servers.redis() as redis:
         if isinstance(server, str):
             outcome.notes.append(f"skipped: {server}")
             return outcome
-        add_latency(outcome, in_child(report, latency, server.address, bench.pick(20, 100)))
+        rounds = bench.pick(20, 100)
+        add_latency(outcome, *in_child(report, latency, server.address, redis, rounds))
         seconds = bench.pick(1, 4)
         rates = {who: throughput(server.address, who, seconds) for who in (OURS, HAND)}
         table = Table(f"Increments a second, {PROCESSES} processes", ("a second", "x by hand"))
@@ -57,15 +61,20 @@ def run(bench: Bench, report: Report) -> Outcome:
             rate = in_child(report, spread, server.address, count, seconds)
             holds.add(f"{count} regions", rate)
         outcome.tables.append(holds)
+        postgresql_failures.add(outcome, report, server.address, bench.pick(5, 50))
     outcome.notes.append("fsync=off, so a commit costs no disk; a Unix socket, so no network")
     return outcome
 
 
-def add_latency(outcome: Outcome, times: Times) -> None:
+def add_latency(outcome: Outcome, times: Times, absent: dict[str, str]) -> None:
     table = Table("One hold, median", ("ms", "x by hand"))
     for what in (WRITE, READ):
         base = times[f"{what}, {HAND}"]
-        for who in (OURS, HAND, THREAD):
+        peers = PEERS if what == WRITE else ()
+        for who in (OURS, HAND, THREAD, *peers):
+            if who in absent:
+                table.add(f"{what}: {who}", absent[who], "")
+                continue
             values = times[f"{what}, {who}"]
             outcome.samples[f"{what}, {who}"] = summarise(values)
             table.add(f"{what}: {who}", statistics.median(values) * 1e3, median_ratio(values, base))
@@ -86,15 +95,25 @@ def url_of(socket: str, name: str) -> str:
 # ---- one hold --------------------------------------------------------------------------------
 
 
-def latency(report: Report, socket: str, rounds: int) -> Times:
+def latency(
+    report: Report, socket: str, redis: "servers.Server | str", rounds: int
+) -> tuple[Times, dict[str, str]]:
     """All in one loop, in turn; the plain connection blocks it, which disturbs nobody here."""
-    return anyio.run(measure, report, socket, rounds)
+    return anyio.run(measure, report, socket, redis, rounds)
 
 
-async def measure(report: Report, socket: str, rounds: int) -> Times:
+async def measure(
+    report: Report, socket: str, redis: "servers.Server | str", rounds: int
+) -> tuple[Times, dict[str, str]]:
+    """The times of each way, and the peers that are absent, with the reason."""
     times: Times = {}
     address = url_of(socket, "latency")
-    async with open_region(address, 8, dtype="uint64") as region, AsyncHand(socket) as hand:
+    async with (
+        open_region(address, 8, dtype="uint64") as region,
+        AsyncHand(socket) as hand,
+        AsyncExitStack() as stack,
+    ):
+        peers = await postgresql_peers.ways(stack, conninfo(socket), redis)
         with Hand(socket) as thread:
             ways: dict[str, Way] = {
                 f"{WRITE}, {OURS}": partial(write, region),
@@ -104,13 +123,14 @@ async def measure(report: Report, socket: str, rounds: int) -> Times:
                 f"{WRITE}, {THREAD}": partial(blocking, thread.write),
                 f"{READ}, {THREAD}": partial(blocking, thread.read),
             }
+            ways |= {f"{WRITE}, {who}": way for who, way in peers.items() if callable(way)}
             order = list(ways)
             for number in range(rounds):
                 random.Random(number).shuffle(order)
                 for key in order:
                     report(key, number / rounds)
                     times.setdefault(key, []).append(await clock(ways[key]))
-    return times
+    return times, {who: why for who, why in peers.items() if isinstance(why, str)}
 
 
 async def blocking(function: Callable[[], None]) -> None:
