@@ -1,4 +1,4 @@
-"""How soon a lock in PostgreSQL is free after a kill of its holder; when a holder hears of a loss."""
+"""How soon a lock in PostgreSQL is free after its holder dies, and a holder hears of a loss."""
 
 import os
 import signal
