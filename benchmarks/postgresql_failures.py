@@ -5,6 +5,7 @@ import signal
 import statistics
 import time
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import psycopg
@@ -55,7 +56,8 @@ def killed(report: Report, socket: str, rounds: int) -> list[float]:
     return times
 
 
-async def wait_for_the_dead(socket: str, pid: int) -> float:
+async def wait_for_the_dead(socket: str, pid: int | None) -> float:
+    assert pid is not None
     start = 0.0
 
     async def kill() -> None:
@@ -82,7 +84,7 @@ async def frozen(socket: str) -> float:
         async with open_region(
             url_of(socket), 8, dtype="uint64", check_interval=INTERVAL
         ) as region:
-            lock = region.write_lock()
+            lock: Any = region.write_lock()
             await lock.acquire()
             found = connection.execute(
                 "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"

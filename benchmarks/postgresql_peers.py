@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -31,15 +32,14 @@ async def postgresql_lock(stack: AsyncExitStack, conninfo: str) -> Way | str:
         return "needs Python 3.12"
     if find_spec("postgresql_lock") is None:
         return "not installed"
-    from postgresql_lock import Lock
-
+    locks = import_module("postgresql_lock")
     connection: Any = await psycopg.AsyncConnection.connect(
         conninfo, autocommit=True, prepare_threshold=0
     )
     stack.push_async_callback(connection.close)
 
     async def write() -> None:
-        async with Lock(connection, "benchmark"):
+        async with locks.Lock(connection, "benchmark"):
             found = await connection.execute("SELECT data FROM by_hand WHERE id = 1", binary=True)
             [data] = await found.fetchone()
             await connection.execute("UPDATE by_hand SET data = %b WHERE id = 1", [data])
@@ -51,7 +51,7 @@ async def postgresql_lock(stack: AsyncExitStack, conninfo: str) -> Way | str:
 async def redis_lock(stack: AsyncExitStack, socket: str) -> Way:
     from redis.asyncio import Redis
 
-    client = Redis(unix_socket_path=socket)
+    client: Any = Redis(unix_socket_path=socket)
     stack.push_async_callback(client.aclose)
     await client.set("data", bytes(64))
 
