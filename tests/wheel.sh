@@ -29,13 +29,15 @@ find_pythons() {
 mkdir "$work/away"
 cp -r tests examples docs pyproject.toml "$work/away"   # not the package: what is tested is what was installed
 
-# What it takes to test with each of them: most of the time is pip's, so all at once.
-installing=()
-pythons=$(find_pythons)
+# What it takes to test with each of them: most of the time is pip's, so all at once, and no more
+# than the tests below need.
+installing=() extra=test
+pythons=$(find_pythons)   # the oldest first
 for python in $pythons; do
   (venv=$work/$("$python" -c 'import sys; print("venv-%d.%d" % sys.version_info[:2])')
-   "$python" -m venv "$venv" && "$venv/bin/python" -m pip install -q "$wheel[test]") &
+   "$python" -m venv "$venv" && "$venv/bin/python" -m pip install -q "$wheel[$extra]") &
   installing+=($!)
+  extra=check
 done
 for pid in "${installing[@]}"; do wait "$pid"; done
 
