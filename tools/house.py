@@ -3,6 +3,7 @@
 * A Python file has at most 400 lines, a C file 350.
 * A function has at most 40 lines of code, its docstring and its head not counted.
 * The package has at most 6 ``type: ignore``.
+* No two files of tests have the same name: pytest imports them by it, and would collect none.
 * Each ``type: ignore`` and each ``noqa``, but in tests, names its rule and gives its reason.
 
 The exceptions of today stand below. The list may only get shorter: an exception that is not
@@ -58,6 +59,7 @@ def check(root: Path) -> Iterator[str]:
                 yield from check_excuses(name, text)
             ignores[name] = sum("type: ignore" in comment for _, comment in comments(text))
     yield from check_type_ignores(ignores)
+    yield from check_test_names(files, root)
     yield from needless("LONG_FILES", LONG_FILES - found["LONG_FILES"])
     yield from needless("LONG_FUNCTIONS", LONG_FUNCTIONS - found["LONG_FUNCTIONS"])
 
@@ -111,6 +113,15 @@ def check_excuses(name: str, text: str) -> Iterator[str]:
     for line, comment in comments(text):
         if EXCUSE.match(comment) and not REASONED.match(comment):
             yield f"{name}:{line}: no reason: write `{comment.split('  ')[0]}  # why`"
+
+
+def check_test_names(files: list[Path], root: Path) -> Iterator[str]:
+    """Check that no two files of tests have the same name."""
+    first: dict[str, Path] = {}
+    for path in files:
+        if path.match("test_*.py") and first.setdefault(path.name, path) != path:
+            other = first[path.name].relative_to(root)
+            yield f"{path.relative_to(root)}: {other} has this name, too: rename one"
 
 
 def check_type_ignores(ignores: dict[str, int]) -> Iterator[str]:

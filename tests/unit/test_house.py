@@ -52,6 +52,13 @@ def test_the_docstring_and_the_head_of_a_function_do_not_count(house, tree):
     assert "f has 41 lines" in fault
 
 
+def test_two_files_of_tests_with_one_name_are_a_fault(house, tree):
+    tree("tests/docs/test_a.py", "x = 1\n")
+    assert list(house.check(tree("tests/docs/test_b.py", "x = 1\n"))) == []
+    (fault,) = house.check(tree("tests/examples/test_a.py", "x = 1\n"))
+    assert fault == "tests/examples/test_a.py: tests/docs/test_a.py has this name, too: rename one"
+
+
 def test_an_exception_that_nothing_needs_is_a_fault(house, tree):
     root = tree("tests/a.py", "x = 1\n" * 401)
     house.LONG_FILES = frozenset({"tests/a.py"})
