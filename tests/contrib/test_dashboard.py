@@ -37,6 +37,7 @@ class Server:
         )
         self.url = self.process.stdout.readline().strip()
         self.port = self.url.rstrip("/").rpartition(":")[2]
+        httpx.get(self.url, timeout=10)  # it is ready, also for Ctrl-C
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)

@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
         why = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address
         parser.exit(1, f"cannot listen on {host}, port {options.port}: {why}; try --port 0\n")
     with server:
-        print(f"http://{_in_url(host)}:{server.getsockname()[1]}/", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         try:
+            print(f"http://{_in_url(host)}:{server.getsockname()[1]}/", flush=True)
+            config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
             Server(config, app.state.feed).run(sockets=[server])
-        except KeyboardInterrupt:  # after a clean end
+        except KeyboardInterrupt:  # after a clean end, or before it has begun
             sys.exit(130)
 
 
