@@ -12,10 +12,17 @@ from proxies import Proxy
 from waits import wait_until
 
 from shm_async import LockLostError, SharedRegion
+from shm_async._postgresql import group
 
 pytestmark = pytest.mark.once
 
 OpenOne = Callable[..., SharedRegion]
+
+
+@pytest.fixture
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a group go on for as long as a slow machine needs."""
+    monkeypatch.setattr(group, "MAX_KEEP", 3600.0)
 
 
 async def slots(region: SharedRegion) -> list[int]:
@@ -34,6 +41,7 @@ async def together(region: SharedRegion, *functions: Callable[[], Any]) -> None:
                         await anyio.lowlevel.checkpoint()
 
 
+@pytest.mark.usefixtures("time_enough")
 async def test_writers_that_queue_are_one_store(open_one: OpenOne):
     async with open_one() as region:
 
@@ -49,6 +57,7 @@ async def test_writers_that_queue_are_one_store(open_one: OpenOne):
         assert sum(region.statistics().waits) >= 20
 
 
+@pytest.mark.usefixtures("time_enough")
 async def test_a_block_that_raises_loses_its_own_change_alone(open_one: OpenOne):
     async with open_one() as region:
 
@@ -66,6 +75,7 @@ async def test_a_block_that_raises_loses_its_own_change_alone(open_one: OpenOne)
         assert (await slots(region))[0] == 2
 
 
+@pytest.mark.usefixtures("time_enough")
 async def test_a_block_that_changed_nothing_does_not_count(open_one: OpenOne):
     async with open_one() as region:
         async with region.write_lock() as view:
@@ -76,6 +86,7 @@ async def test_a_block_that_changed_nothing_does_not_count(open_one: OpenOne):
         assert region.generation == before
 
 
+@pytest.mark.usefixtures("time_enough")
 async def test_a_failed_store_tells_all_of_them(open_by_proxy: OpenOne, proxy: Proxy):
     errors = []
     async with open_by_proxy() as region:
@@ -116,6 +127,7 @@ async def test_a_long_block_does_not_keep_those_before_it_waiting(open_one: Open
         assert (await slots(region))[:2] == [1, 1]
 
 
+@pytest.mark.usefixtures("time_enough")
 async def test_a_cancelled_block_of_a_group_stores_nothing(open_one: OpenOne):
     async with open_one() as region:
 
