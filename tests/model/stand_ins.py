@@ -1,5 +1,7 @@
 """Stand-ins for the kernel, the event loop and its tasks, that do one step when told to."""
 
+import errno
+
 from shm_async._native import BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
 
 FREE, SHARED, EXCLUSIVE = 0, 1, 2
@@ -83,6 +85,12 @@ class Kernel:
             self.died = False
         self.writing = self.unsound = False
         return 0
+
+    def pass_on(self, manner: int, others_first: bool) -> int:
+        self.end()
+        if self.mode != EXCLUSIVE:
+            return -errno.EPERM
+        return BUSY if others_first else self.begin(manner)
 
     def downgrade(self) -> int:
         assert self.mode == EXCLUSIVE

@@ -43,6 +43,9 @@ def stand_ins(machine: "CohortMachine") -> dict[str, object]:
         "lock_begin": Kernel.begin,
         "lock_sound": Kernel.sound,
         "lock_end": Kernel.end,
+        "lock_pass": lambda kernel, manner, polite: kernel.pass_on(
+            manner, bool(polite and machine.gate[0])
+        ),
         "lock_downgrade": Kernel.downgrade,
         "lock_upgrade": Kernel.upgrade,
         "lock_mode": lambda kernel: kernel.mode,
