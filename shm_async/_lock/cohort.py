@@ -51,8 +51,7 @@ from .request import CALLED_OFF
 #: ten times cheaper than a grant by the kernel, so after 64 the grant's share is small.
 MAX_PASSES = 64
 
-#: Seconds for which writers may go on handing over after that while no waiter is at the gate: a
-#: program that uses flock without the gate cannot be seen.
+#: Seconds for handing over while no waiter is at the gate: a flock without it cannot be seen.
 MAX_KEEP_ALONE = 0.01
 
 
@@ -270,28 +269,29 @@ class Cohort(Members):
             raise failure(code, self.name)
 
     def _hand_over(self) -> None:
-        """Hand the lock on to the queue, or release it. No task is inside any more.
-
-        After the bounds other processes come first, if one is at the gate.
-        """
+        """Hand the lock on, or release it: after the bounds a waiter at the gate comes first."""
         self.passes += 1
         kept = monotonic() - self.kept_since  # which is known, as a task queued
         late = self.passes > MAX_PASSES or kept > MAX_KEEP
-        head, code = self.queue[0], 0
+        head = self.queue[0]
         if head.exclusive and kept < MAX_KEEP_ALONE and head.can_wake():
             code = lock_pass(self.handle, head.manner, late)
             if code == 0:
                 self.tally.hand_overs += 1
                 self._enter_head()
                 return
+        elif late:
+            self.release()
+            self._ask()
+            return
         else:
             code = lock_end(self.handle)
         if code > 0:
             report_slow(self.handle, self.name)
-        if late:
+        if code == BUSY or (late and code > 0):
             lock_release(self.handle)
             self._ask()
-        else:
+        else:  # after an error, too: the descriptor may be somebody else's by now
             self.tally.hand_overs += 1
             self._admit()
 
