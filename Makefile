@@ -121,10 +121,6 @@ drawings: $(VENV)/test.stamp ## draw the pictures of docs/concepts
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## measure the lock and its peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-$(VENV)/test.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
-	touch $@
-
 # where it cannot be had, the tests that need it say so; with CI set they fail
 build/node.stamp: tests/interop/node/install.sh tests/interop/node/package.json tests/interop/node/package-lock.json
 	mkdir -p build
@@ -132,37 +128,13 @@ build/node.stamp: tests/interop/node/install.sh tests/interop/node/package.json 
 	else echo "shm-typed-array could not be built, so its tests are skipped: see build/node.log" >&2; \
 	  test -z "$$CI" || { cat build/node.log; exit 1; }; fi
 
-$(VENV)/demo.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[demo]'
+# what the extra of that name asks for
+$(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$*]'
 	touch $@
 
-$(VENV)/examples.stamp: pyproject.toml setup.py build_backend.py build_ffi.py $(SHIM) | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[examples]'
-	touch $@
-
-$(VENV)/lint.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]'
-	touch $@
-
-$(VENV)/fuzz.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[fuzz]'
-	touch $@
-
-$(VENV)/dist.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dist]'
-	touch $@
-
-$(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[docs]'
-	touch $@
-
-$(VENV)/man.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[man]'
-	touch $@
-
-$(VENV)/bench.stamp: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
-	touch $@
+# these run what is built
+$(VENV)/test.stamp $(VENV)/demo.stamp $(VENV)/examples.stamp: setup.py build_backend.py build_ffi.py $(SHIM)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

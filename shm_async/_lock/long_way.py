@@ -45,7 +45,7 @@ class Block:
         return DONE
 
     def _end_block(self, *, clean: bool) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each class that has blocks says how they end
 
 
 class LongWay(Block, Hold):
