@@ -29,7 +29,7 @@ from shm_async import SharedRegion, open_region
 WRITE, READ = "write lock and store of 64 bytes", "read lock"
 OURS, HAND = "shm_async", "by hand, psycopg's AsyncConnection"
 THREAD = "by hand, psycopg's Connection, without a loop"
-PEERS = (postgresql_peers.POSTGRESQL_LOCK, postgresql_peers.REDIS)
+PEERS = (postgresql_peers.POSTGRESQL_LOCK, postgresql_peers.DLOCK, postgresql_peers.REDIS)
 COROUTINES, PROCESSES = 100, 2
 REGIONS = (1, 10, 100)
 

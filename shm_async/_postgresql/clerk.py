@@ -24,6 +24,7 @@ from .connecting import FIRST_PAUSE, LONGEST_PAUSE
 from .failures import CalledOff, DisconnectedError
 from .group import Group
 from .session import Grant, Session
+from .signals import Signal
 from .site import Site
 from .ticket import Ticket
 
@@ -41,7 +42,7 @@ class Clerk:
         try:
             while True:
                 if not site.queue:
-                    site.work = anyio.Event()
+                    site.work = Signal(site.loop)
                     await site.work.wait()
                     continue
                 await self._serve()
@@ -84,7 +85,9 @@ class Clerk:
         while site.queue and site.queue[0].exclusive == exclusive:
             try:
                 session = await self._session()
-                site.taking, site.settled = monotonic(), anyio.Event()
+                if not site.queue:  # all have withdrawn meanwhile
+                    return None
+                site.taking, site.settled = monotonic(), Signal(site.loop)
                 site.tally.requests += 1
                 grant = await session.take(
                     site.identity, exclusive=exclusive, known=site.token, patience=self._patience()
@@ -172,7 +175,7 @@ class Clerk:
         try:
             while any(not ticket.ended for ticket in site.inside) and not self._lost():
                 self._finish_ended()
-                site.work = anyio.Event()
+                site.work = Signal(site.loop)
                 await site.work.wait()
         finally:
             site.reading = False
@@ -266,7 +269,7 @@ class Clerk:
         site = self.site
         site.number += 1
         moved: Grant | None = None
-        with anyio.move_on_after(2 * site.spec.terms.check_interval), suppress(DisconnectedError):
+        with suppress(DisconnectedError):
             moved = await session.store(
                 site.identity, site.revision, site.author, site.number, group.data, then=then
             )
@@ -300,7 +303,7 @@ class Clerk:
                 site.inside.discard(ticket)
                 ticket.finish(copy.copy(error))
             elif committed is not True or (self._lost() and ticket.share):
-                ticket.lost.set()
+                ticket.mark_lost()
                 site.settle_lost(ticket, committed=committed)
             elif not (share and ticket.share):
                 site.inside.discard(ticket)
@@ -322,7 +325,7 @@ class Clerk:
         """Whether our last store is in; None: the database cannot be asked in time."""
         site = self.site
         for ticket in members:
-            ticket.lost.set()
+            ticket.mark_lost()
         site.token = None
         interval = site.spec.terms.check_interval
         with anyio.move_on_after(2 * interval), suppress(ShmError, OSError):

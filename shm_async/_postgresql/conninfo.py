@@ -3,12 +3,12 @@
 import ipaddress
 import math
 import os
-import socket
 
 import anyio
 
 from .address import Terms
 from .failures import DisconnectedError
+from .resolving import Lookup, look_up
 
 __all__ = ["prepare", "read"]
 
@@ -50,19 +50,56 @@ async def prepare(parameters: dict[str, str], terms: Terms) -> bytes:
 
 
 async def _resolved(parameters: dict[str, str]) -> dict[str, str]:
-    """The addresses of a host that is a name: libpq itself would block the loop to resolve it."""
-    host = parameters.get("host") or os.environ.get("PGHOST", "")
-    given = parameters.get("hostaddr") or os.environ.get("PGHOSTADDR")
-    if not host or given or "," in host or host[0] in "/@" or _is_address(host):
+    """The addresses of the hosts that are names: libpq itself would block the loop to find them.
+
+    They stand where libpq would try them. The names stay beside them, for certificates and
+    passwords. A name without an address is left out, if there is another host.
+    """
+    hosts = _list(parameters.get("host") or os.environ.get("PGHOST"))
+    given = _list(parameters.get("hostaddr") or os.environ.get("PGHOSTADDR"))
+    given = given or [""] * len(hosts)
+    ports = _list(parameters.get("port") or os.environ.get("PGPORT"))
+    several = len(ports) > 1
+    if len(given) != len(hosts) or (several and len(ports) != len(hosts)):
+        return {}  # libpq refuses it, and says why
+    wanted = [_is_name(host) and not address for host, address in zip(hosts, given, strict=True)]
+    if not any(wanted):
         return {}
-    try:
-        found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise DisconnectedError(
-            f"the database cannot be reached: host {host!r} has no address: {error.strerror}"
-        ) from None
-    addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
-    return {"host": ",".join([host] * len(addresses)), "hostaddr": ",".join(addresses)}
+    lookups = [look_up(host) if name else None for host, name in zip(hosts, wanted, strict=True)]
+    await _until_known([lookup for lookup in lookups if lookup is not None])
+    found: list[tuple[str, str, str]] = []
+    for host, address, lookup, port in zip(
+        hosts, given, lookups, ports if several else [""] * len(hosts), strict=True
+    ):
+        addresses = [address] if lookup is None else lookup.addresses
+        found += [(host, each, port) for each in addresses]
+    if not found:
+        raise _no_address([lookup for lookup in lookups if lookup is not None])
+    columns = [",".join(column) for column in zip(*found, strict=True)]
+    names = ("host", "hostaddr", "port") if several else ("host", "hostaddr")
+    return dict(zip(names, columns, strict=False))
+
+
+def _list(text: str | None) -> list[str]:
+    return text.split(",") if text else []
+
+
+async def _until_known(lookups: list[Lookup]) -> None:
+    """Wait until all are over, for half of the time that there is: the rest is to connect."""
+    left = anyio.current_effective_deadline() - anyio.current_time()
+    with anyio.move_on_after(None if math.isinf(left) else left / 2):
+        for lookup in lookups:
+            await lookup.wait()
+
+
+def _no_address(lookups: list[Lookup]) -> DisconnectedError:
+    reasons = [f"host {lookup.host!r} has no address: {lookup.reason}" for lookup in lookups]
+    return DisconnectedError(f"the database cannot be reached: {'; '.join(reasons)}")
+
+
+def _is_name(host: str) -> bool:
+    """Whether libpq would look it up: it is no folder of a socket, and no address."""
+    return bool(host) and host[0] not in "/@" and not _is_address(host)
 
 
 def _is_address(host: str) -> bool:

@@ -1,6 +1,5 @@
 """The holds of regions in PostgreSQL: what `read_lock`, `write_lock` and `transaction` return."""
 
-import threading
 from collections.abc import Awaitable, Callable
 from threading import get_ident
 from types import TracebackType
@@ -83,17 +82,18 @@ class PostgresHold:
                 "anyio.fail_after(seconds) or asyncio.timeout(seconds)"
             )
         site = self._entrances.here()
-        return await self._enter(site, anyio.get_current_task().id, anyio.Event())
+        return await self._enter(site, site.owner(), in_thread=False)
 
-    async def _enter(self, site: Site, owner: object, lost: Event) -> memoryview:
+    async def _enter(self, site: Site, owner: object, *, in_thread: bool) -> memoryview:
         if self._ticket is not None and not self._ticket.done.is_set():
             raise RuntimeError(
                 f"{self!r} is in use: call read_lock() or write_lock() again for another hold"
             )
         ticket = Ticket(
+            site.loop,
             exclusive=self.exclusive,
             owner=owner,
-            lost=lost,
+            in_thread=in_thread,
             deadline=anyio.current_effective_deadline(),
         )
         self._ticket, self._site = ticket, site
@@ -149,9 +149,10 @@ class PostgresHold:
             raise RuntimeError(f"{self!r} has the write lock already")
         site = self._place()
         new = Ticket(
+            site.loop,
             exclusive=True,
             owner=self._current().owner,
-            lost=type(self._current().lost)(),
+            in_thread=self._current().in_thread,
             deadline=anyio.current_effective_deadline(),
         )
         site.check_upgrade(self._current())
@@ -173,7 +174,7 @@ class PostgresHold:
             scope.__enter__()
             ticket = self._current()
             ticket.on_lost = scope
-            if ticket.lost.is_set():
+            if ticket.lost:
                 scope.cancel()
         return view
 
@@ -214,7 +215,7 @@ class PostgresHold:
         async def enter() -> memoryview:
             try:
                 with anyio.fail_after(seconds):
-                    return await self._enter(site, owner, threading.Event())
+                    return await self._enter(site, owner, in_thread=True)
             except TimeoutError as error:
                 if isinstance(error, LockTimeoutError):
                     raise
@@ -319,7 +320,7 @@ class PostgresHold:
 
         An anyio.Event in coroutines, a threading.Event in threads.
         """
-        return self._current().lost
+        return self._current().event_of_loss()
 
     @property
     def fence(self) -> int:

@@ -125,7 +125,7 @@ class Hub:
             await self._subscribe(session)
         self._deliver(session)
         with anyio.move_on_after(interval) as self.turn:
-            await anyio.wait_readable(session.wire.pg.socket)
+            await session.wire.arrival()
         if not session.wire.look():
             raise DisconnectedError("the listener's connection is gone")
         if self.turn.cancelled_caught:

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 
 from .failures import DisconnectedError
+from .signals import Signal
 
 __all__ = ["Job", "surely"]
 
@@ -56,18 +57,19 @@ class Job:
         await surely(self._ended)
 
 
-async def surely(event: anyio.Event) -> None:
+async def surely(event: anyio.Event | Signal) -> None:
     """Wait for what is bound to come soon; a cancellation is delivered after it."""
-    cancelled: BaseException | None = None
+    cancelled = await _one_wait(event)  # a shield costs, and is needed only after a cancellation
+    if cancelled is None:
+        return
     with anyio.CancelScope(shield=True):
         while not event.is_set():
             cancelled = await _one_wait(event) or cancelled
-    if cancelled is not None:
-        raise cancelled
+    raise cancelled
 
 
-async def _one_wait(event: anyio.Event) -> BaseException | None:
-    """Wait; returns what cancelled it: asyncio's own, which comes past the shield."""
+async def _one_wait(event: anyio.Event | Signal) -> BaseException | None:
+    """Wait; returns what cancelled it: asyncio's own comes past a shield, too."""
     try:
         await event.wait()
     except anyio.get_cancelled_exc_class() as error:

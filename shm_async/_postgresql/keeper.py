@@ -12,6 +12,7 @@ import anyio
 
 from .failures import DisconnectedError
 from .session import Session
+from .signals import Signal
 from .site import Site
 
 __all__ = ["Keeper"]
@@ -40,15 +41,19 @@ class Keeper:
             while True:
                 with anyio.move_on_after(self.interval / 4):
                     await site.call.wait()
-                site.call = anyio.Event()
+                site.call = Signal(site.loop)
                 session = site.session
-                if session is not None and not session.dead:
+                if session is not None:
                     await self._look_after(session)
         finally:
             self._dismiss()
 
     async def _look_after(self, session: Session) -> None:
         site = self.site
+        if session.dead:
+            if session.held and not session.lock.locked():  # a task that uses it hears of it
+                site.lose()
+            return
         if site.taking:
             if not site.queue:
                 await self._call_off(session)
@@ -86,13 +91,13 @@ class Keeper:
         site, since = self.site, self.site.taking
         give_up = monotonic() + 2 * self.interval
         while site.taking == since and not site.queue:
+            asked = False
             with anyio.move_on_after(self.interval):
-                if not await session.call_off():
-                    session.wire.cut()
-                    return
-            if monotonic() > give_up:
+                asked = await session.call_off()
+            if not asked or monotonic() > give_up:  # what was half asked might stop a store later
                 session.wire.cut()
                 return
+            site.call = Signal(site.loop)
             with anyio.move_on_after(AGAIN):
                 await site.call.wait()
 

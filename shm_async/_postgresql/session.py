@@ -1,10 +1,11 @@
 """A session of the database: its settings, its lock, and what regions ask of it."""
 
 import math
+import os
 import struct
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import anyio
@@ -52,6 +53,7 @@ class Session:
     __slots__ = (
         "_quiet",
         "_unquiet",
+        "_waits",
         "held",
         "lock",
         "namespace",
@@ -70,6 +72,7 @@ class Session:
         self.namespace = b""
         self.held = False
         self._quiet = anyio.Lock(fast_acquire=True)  # held while a request is called off
+        self._waits = False  # for the answer to a `take`
         self._unquiet = False  # the server may yet stop the next command instead
 
     @property
@@ -193,7 +196,7 @@ class Session:
         async with self.lock:
             self.held = True
             try:
-                [found] = await self._ask("take the lock", command)
+                [found] = await self._ask_to_take(command)
                 await self._quieten()
             except Exception:  # an error behind the grant leaves the session its lock
                 if not self.dead:
@@ -216,7 +219,8 @@ class Session:
     ) -> Grant | None:
         """Store the data, and then "free" the lock, "share" or "keep" it; in one round trip.
 
-        Waits until the data is stored, and not until the lock is free.
+        Waits until the data is stored, and not until the lock is free; for twice the interval of
+        checks at most.
 
         Returns:
             The new revision and token; None if the server refused, as the lock was lost.
@@ -224,7 +228,7 @@ class Session:
         Raises:
             DisconnectedError: nobody knows whether it was stored. RegionServerError: it was not.
         """
-        token = uuid.uuid4().bytes
+        token = os.urandom(16)
         command = Command(
             STORE,
             (_int(region), _int(revision), _int(self.pid), author, _int(number), token, data),
@@ -234,8 +238,11 @@ class Session:
         batches = [[command]]
         if then == "share":
             batches.append([self._sharing(region)])
+        end = monotonic() + 2 * self.terms.check_interval
         async with self.lock:
-            found = await self.wire.run(*batches, behind=FREE if then == "free" else None)
+            found = await self.wire.run_within(
+                end - monotonic(), *batches, behind=FREE if then == "free" else None
+            )
             self.held = then != "free"
         _checked(found, "store the data")
         moved = found[0].get_value(0, 0)
@@ -255,13 +262,27 @@ class Session:
         self.held = False
 
     async def call_off(self) -> bool:
-        """Have the server stop the `take` that waits; False: it cannot be asked."""
+        """Have the server stop the `take` that waits; False: it cannot be asked.
+
+        None begins once the answer is here: it would stop a later command, a store even.
+        """
         async with self._quiet:
+            if not self._waits:
+                return True
             self._unquiet = True
             return await self.wire.interrupt()
 
+    async def _ask_to_take(self, command: Command) -> list["PGresult"]:
+        self._waits = True
+        try:
+            return await self._ask("take the lock", command)
+        finally:
+            self._waits = False
+
     async def _quieten(self) -> None:
         """Let a late order to stop hit a command that does no work."""
+        if not self._unquiet and not self._quiet.locked():
+            return
         async with self._quiet:
             unquiet, self._unquiet = self._unquiet, False
         if unquiet:

@@ -10,6 +10,7 @@ lives. A task that is cancelled takes its ticket away, and disturbs neither of t
 All of it runs in the loop's own thread, between two awaits, so it needs no lock.
 """
 
+import asyncio
 import copy
 import uuid
 from collections import deque
@@ -24,6 +25,7 @@ from . import connecting
 from .jobs import surely
 from .rows import Spec
 from .session import Session
+from .signals import Signal, running_asyncio
 from .tally import Tally
 from .ticket import Ticket
 
@@ -47,6 +49,7 @@ class Site:
     """
 
     def __init__(self, spec: Spec, tally: Tally, told: Callable[[int, bool], bool]) -> None:
+        self.loop = running_asyncio()
         self.spec = spec
         self.tally = tally
         self.told = told  # hears of each revision; returns whether it went back
@@ -63,12 +66,12 @@ class Site:
         self.author = uuid.uuid4().bytes
         self.number = 0  # of the last store of this author
         self.taking = 0.0
-        self.settled = anyio.Event()  # set once the request of `taking` has ended
+        self.settled = Signal(self.loop)  # set once the request of `taking` has ended
         self.closing = False
-        self.work = anyio.Event()  # there is something to do for the clerk
-        self.call = anyio.Event()  # and for the keeper
+        self.work = Signal(self.loop)  # there is something to do for the clerk
+        self.call = Signal(self.loop)  # and for the keeper
         self.side: Session | None = None  # for questions while `session` waits for a lock
-        self.news = anyio.Event()  # set, and replaced, when a revision is heard of
+        self.news = Signal(self.loop)  # set, and replaced, when a revision is heard of
         self.resets = 0  # how often the revision went back: a failover lost stores
         self.trouble: Exception | None = None  # why no news can come
 
@@ -101,6 +104,12 @@ class Site:
         return RegionClosedError(f"region {self.spec.name!r} is closed")
 
     # ---- for tasks ---------------------------------------------------------------------
+
+    def owner(self) -> int:
+        """What stands for the running task in its tickets."""
+        if self.loop is None:
+            return anyio.get_current_task().id
+        return id(asyncio.current_task(self.loop))
 
     async def acquire(self, ticket: Ticket) -> None:
         """Wait until the ticket is inside. A cancelled wait leaves nothing."""
@@ -236,7 +245,7 @@ class Site:
         if revision is not None:
             self.resets += self.told(revision, exactly)
         self.news.set()
-        self.news = anyio.Event()
+        self.news = Signal(self.loop)
 
     def know(self, revision: int, token: bytes, data: bytes) -> None:
         """This is what the region is now."""

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from time import monotonic
 
+from .._lock.labels import LABEL
 from .._lock.statistics import WAIT_BOUNDS, Statistics, tell_of_wait
 
 __all__ = ["Tally"]
@@ -48,7 +49,7 @@ class Tally:
         self.longest_wait = max(self.longest_wait, seconds)
         self.cancelled += not granted
         self.waits[bisect_left(WAIT_BOUNDS, seconds)] += 1
-        tell_of_wait(self.name, seconds)
+        tell_of_wait(self.name, seconds, LABEL.get())
 
     def held(self, start: float) -> None:
         seconds = monotonic() - start

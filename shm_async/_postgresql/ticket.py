@@ -1,5 +1,6 @@
 """A block that waits for the lock, has it, or has had it: seen from the queue of its loop."""
 
+import asyncio
 import math
 import threading
 from time import monotonic
@@ -7,10 +8,15 @@ from time import monotonic
 import anyio
 
 from ..errors import LockLostError
+from .signals import Signal
 
 __all__ = ["Ticket"]
 
 Event = anyio.Event | threading.Event
+
+
+#: Held while an event for a user is made.
+_making = threading.Lock()
 
 
 class Ticket:
@@ -32,8 +38,11 @@ class Ticket:
         "error",
         "exclusive",
         "fence",
+        "in_thread",
         "inside",
+        "loop",
         "lost",
+        "lost_event",
         "moved",
         "on_lost",
         "owner",
@@ -43,15 +52,26 @@ class Ticket:
         "token",
     )
 
-    def __init__(self, *, exclusive: bool, owner: object, lost: Event, deadline: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None,
+        *,
+        exclusive: bool,
+        owner: object,
+        in_thread: bool,
+        deadline: float,
+    ) -> None:
+        self.loop = loop
         self.exclusive = exclusive
         self.owner = owner  # the task or thread, compared by identity or equality
-        self.lost = lost
+        self.in_thread = in_thread  # what waits for it there waits by a threading.Event
+        self.lost = False
+        self.lost_event: Event | None = None
         self.deadline = deadline  # of the wait, as the loop's clock counts; infinite: none
-        self.called = anyio.Event()
-        self.moved = anyio.Event()
-        self.done = anyio.Event()
-        self.shared = anyio.Event()  # a writer that asked to go on as a reader does so, or is done
+        self.called = Signal(loop)
+        self.moved = Signal(loop)
+        self.done = Signal(loop)
+        self.shared = Signal(loop)  # a writer that asked to go on as a reader does so, or is done
         self.error: Exception | None = None
         self.inside = False
         self.ended = False
@@ -88,10 +108,24 @@ class Ticket:
 
     def lose(self) -> None:
         """Its lock is gone."""
-        self.lost.set()
+        self.mark_lost()
         self.moved.set()
         if self.on_lost is not None and not self.ended:
             self.on_lost.cancel()
+
+    def mark_lost(self) -> None:
+        self.lost = True
+        if self.lost_event is not None:
+            self.lost_event.set()
+
+    def event_of_loss(self) -> Event:
+        """The event for the user, made when somebody asks for it. Any thread may ask."""
+        with _making:
+            if self.lost_event is None:
+                self.lost_event = threading.Event() if self.in_thread else anyio.Event()
+        if self.lost:  # maybe before there was an event
+            self.lost_event.set()
+        return self.lost_event
 
     def finish(self, error: Exception | None = None) -> None:
         """All is done that its exit waits for."""
@@ -104,7 +138,7 @@ class Ticket:
         """Its change is in, and it holds the read lock now."""
         self.exclusive = self.ended = self.share = False
         self.data, self.base, self.token = data, data, token
-        self.moved = anyio.Event()
+        self.moved = Signal(self.loop)
         self.since = monotonic()
         self.shared.set()
 

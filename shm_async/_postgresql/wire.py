@@ -4,12 +4,12 @@ Commands go in libpq's pipeline mode: several batches of them, each a transactio
 one round trip. Nothing here blocks.
 """
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 import anyio
@@ -17,6 +17,7 @@ from psycopg import pq
 
 from . import failures
 from .failures import DisconnectedError
+from .signals import running_asyncio
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -26,8 +27,7 @@ __all__ = ["Command", "Wire"]
 TEXT, BINARY = 0, 1
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A statement that was prepared, or SQL text, and its values."""
 
     statement: bytes
@@ -42,15 +42,20 @@ class Wire:
     Invariant: `dead` <=> nothing more can be asked of it. It is set when an exception, a
     cancellation included, ends a request half-way, as answers would be taken for those of others.
     `owed`: the answers to come first are those of so many commands that nobody waits for.
+    `_loop` <=> it is asyncio's, and calls `_come` whenever something has come, from `begin` until
+    the wire is dead or closed; to register the socket for each wait would cost more than the wait.
     """
 
-    __slots__ = ("__weakref__", "dead", "owed", "pg", "pid")
+    __slots__ = ("__weakref__", "_loop", "_socket", "_waiting", "dead", "owed", "pg", "pid")
 
     def __init__(self, pg: "PGconn") -> None:
         self.pg = pg
         self.pid = os.getpid()  # of the process that made it
         self.dead = False
         self.owed = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._socket = -1  # as the loop knows it
+        self._waiting: asyncio.Future[None] | None = None  # for something to come
         _wires.add(self)
 
     @classmethod
@@ -86,14 +91,22 @@ class Wire:
         with _Use(self):
             self.pg.send_query(sql.encode())
             await self._flush()
-            results = []
-            while (result := await self._next()) is not None:
+            results: list[PGresult] = []
+            while True:
+                if self.pg.is_busy():
+                    await self._until_answered()
+                result = self.pg.get_result()
+                if result is None:
+                    return results
                 results.append(result)
-            return results
 
     def begin(self) -> None:
         """From now on `run` alone is used."""
         self.pg.enter_pipeline_mode()
+        loop = running_asyncio()
+        if loop is not None:
+            self._loop, self._socket = loop, self.pg.socket
+            loop.add_reader(self._socket, self._come)
 
     async def run(
         self, *batches: Sequence[Command], behind: Command | None = None
@@ -124,6 +137,20 @@ class Wire:
                 results += [await self._result() for _ in batch]
                 await self._synchronised()
             return results
+
+    async def run_within(
+        self, seconds: float, *batches: Sequence[Command], behind: Command | None = None
+    ) -> list["PGresult"]:
+        """Do what `run` does; cut the connection if it takes longer."""
+        if self._loop is None:
+            with anyio.move_on_after(seconds):
+                return await self.run(*batches, behind=behind)
+            raise DisconnectedError("the database does not answer in time")
+        timer = self._loop.call_later(seconds, self.cut)  # at a third of the price of a scope
+        try:
+            return await self.run(*batches, behind=behind)
+        finally:
+            timer.cancel()
 
     async def _settle(self) -> None:
         """Take in the answers that nobody has waited for."""
@@ -162,39 +189,83 @@ class Wire:
 
     async def _result(self) -> "PGresult":
         """The result of one command, and the end of it."""
-        result = await self._next()
+        pg = self.pg
+        if pg.is_busy():
+            await self._until_answered()
+        result = pg.get_result()
         if result is None:
-            raise DisconnectedError(f"the connection broke: {_text(self.pg)}")
-        if result.status == pq.ExecStatus.FATAL_ERROR and self.pg.status == pq.ConnStatus.BAD:
-            raise DisconnectedError(f"the database ended the connection: {_text(self.pg)}")
-        if await self._next() is not None:
+            raise DisconnectedError(f"the connection broke: {_text(pg)}")
+        if result.status == pq.ExecStatus.FATAL_ERROR and pg.status == pq.ConnStatus.BAD:
+            raise DisconnectedError(f"the database ended the connection: {_text(pg)}")
+        if pg.is_busy():
+            await self._until_answered()
+        if pg.get_result() is not None:
             raise DisconnectedError("the database gave two answers to one command")
         return result
 
     async def _synchronised(self) -> None:
-        result = await self._next()
+        if self.pg.is_busy():
+            await self._until_answered()
+        result = self.pg.get_result()
         if result is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
             raise DisconnectedError(f"the connection broke: {_text(self.pg)}")
 
-    async def _next(self) -> "PGresult | None":
-        pg = self.pg
-        while pg.is_busy():
-            await anyio.wait_readable(pg.socket)
-            pg.consume_input()
-        return pg.get_result()
+    async def _until_answered(self) -> None:
+        """Wait until libpq can tell its next result without waiting itself."""
+        while self.pg.is_busy():
+            await self.arrival()
 
-    # ---- what comes unasked ----------------------------------------------------------
+    # ---- what comes -------------------------------------------------------------------
 
-    def look(self) -> bool:
-        """Take in what has come; False if the server has ended the connection. Never waits."""
+    async def arrival(self) -> None:
+        """Wait until something has come, and take it in: an answer is then whole, as a rule.
+
+        Raises:
+            DisconnectedError: the connection is gone, so nothing will come.
+        """
         if self.dead:
-            return False
+            raise DisconnectedError(f"the connection broke: {_text(self.pg)}")
+        if self._loop is None:
+            await anyio.wait_readable(self.pg.socket)
+            self._consume()
+            return
+        self._waiting = self._loop.create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    def _come(self) -> None:
+        """Take in what has come, and wake the task that waits for it. The loop calls it."""
+        self._consume()
+        if not self.dead and self.pg.is_busy():
+            return
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _consume(self) -> None:
         try:
             self.pg.consume_input()
         except pq_error():
             self.dead = True
         if self.pg.status == pq.ConnStatus.BAD:
             self.dead = True
+        if self.dead:
+            self.unwatch()  # libpq may have closed the socket, and its number may be given again
+
+    def unwatch(self) -> None:
+        """Have the loop watch it no more."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed() and self.pid == os.getpid():
+            loop.remove_reader(self._socket)
+
+    def look(self) -> bool:
+        """Take in what has come; False if the server has ended the connection. Never waits."""
+        if not self.dead:
+            self._consume()
         return not self.dead
 
     def notifications(self) -> list[tuple[bytes, bytes]]:
@@ -235,13 +306,17 @@ class Wire:
         """End the connection under a task that waits in it; the task gets DisconnectedError."""
         self.dead = True
         with suppress(OSError, *[pq_error()]):
-            twin = socket.socket(fileno=os.dup(self.pg.socket))
-            with twin:
-                twin.shutdown(socket.SHUT_RDWR)
+            same = socket.socket(fileno=self.pg.socket)
+            try:
+                same.shutdown(socket.SHUT_RDWR)
+            finally:
+                same.detach()
+        self._wake()
 
     def close(self) -> None:
         """End it. In a forked child: leave the parent's connection alone."""
         self.dead = True
+        self.unwatch()
         if self.pid == os.getpid():
             self.pg.finish()
 
@@ -262,6 +337,7 @@ class _Use:
         if error is None:
             return
         self.wire.dead = True
+        self.wire.unwatch()
         if isinstance(error, (pq_error(), OSError)) and not isinstance(error, DisconnectedError):
             raise DisconnectedError(f"the connection broke: {_text(self.wire.pg)}") from None
 

@@ -1,4 +1,4 @@
-"""Regions in PostgreSQL while workers are killed, sessions ended and servers restarted.
+"""Regions in PostgreSQL while workers are killed, sessions ended, servers restarted, packets lost.
 
 Each increment that a worker was told of is found; each that it was told to have failed is not.
 """
@@ -8,11 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import pytest
 from databases import INTERVAL, Server
+from proxies import Proxy
 from waits import wait_until
 
 from shm_async import open_region
@@ -41,7 +43,7 @@ async def main():
         for _ in range(3):
             tasks.start_soon(count, region)
 
-anyio.run(main)
+anyio.run(main, backend=sys.argv[3])
 """
 
 #: Takes the write lock, changes the data, says so, and stays.
@@ -58,11 +60,11 @@ with shm_async.open_region(sys.argv[1], 4, dtype="uint64") as region:
 class Worker:
     """A process whose answers go to a file, which outlives it."""
 
-    def __init__(self, program: str, address: str, log: Path) -> None:
+    def __init__(self, program: str, address: str, log: Path, backend: str = "asyncio") -> None:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, address, str(INTERVAL)],
+                [sys.executable, "-c", program, address, str(INTERVAL), backend],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=subprocess.PIPE,
@@ -86,37 +88,71 @@ def value_of(address: str) -> int:
         return view[0]
 
 
-def disturb(database: Server, how: str) -> None:
+def disturb(database: Server, proxy: Proxy | None, how: str) -> None:
+    """Do it; only sessions are ended in a server that is not ours."""
+    if how == "black hole" and proxy is not None:
+        proxy.black_hole()
+        proxy.wait_until_thrown()
+        end = monotonic() + 3 * INTERVAL  # so long that a holder gives its lock up
+        wait_until(lambda: monotonic() > end)
+        proxy.cut()
+        proxy.forward()
+        return
     if how == "sessions":
         database.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'shm_async'"
         )
         return
+    if not database.ours:
+        return
     database.stop(signal.SIGINT if how == "fast" else signal.SIGQUIT)
     database.start()
 
 
-def test_each_increment_is_told_once_and_found(address: str, database: Server, tmp_path: Path):
+@pytest.fixture
+def proxy(database: Server) -> Iterator[Proxy | None]:
+    """Before the server, unless that is elsewhere."""
+    if not database.ours:
+        yield None
+        return
+    proxy = Proxy(database.port)
+    yield proxy
+    proxy.close()
+
+
+STIRS = ["kill", "sessions", "black hole", "kill", "fast", "black hole", "sessions", "kill",
+         "immediate", "kill", "black hole"]  # fmt: skip
+
+
+def test_each_increment_is_told_once_and_found(
+    address: str, database: Server, proxy: Proxy | None, tmp_path: Path
+):
+    """Every third worker runs trio, and every second one reaches the server by the proxy."""
     rng = random.Random(16)
     workers: list[Worker] = []
     everyone: list[Worker] = []
+    by_proxy = address
+    if proxy is not None:
+        by_proxy = f"{database.url_by(proxy.port)}#{address.partition('#')[2]}"
 
     def start() -> None:
-        workers.append(Worker(WORKER, address, tmp_path / str(len(everyone))))
+        number = len(everyone)
+        backend = "asyncio" if number % 3 else "trio"
+        place = by_proxy if number % 2 else address
+        workers.append(Worker(WORKER, place, tmp_path / str(number), backend))
         everyone.append(workers[-1])
 
-    for _ in range(3):
+    for _ in range(4):
         start()
-    stirs = ["kill", "sessions", "kill", "fast", "sessions", "kill", "immediate", "kill"]
-    for how in stirs:
+    for how in STIRS:
         before = sum(each.told(b"+") for each in everyone)
         wait_until(lambda n=before: sum(each.told(b"+") for each in everyone) > n + 30, 20)
         if how == "kill":
             workers.pop(rng.randrange(len(workers))).kill()
             start()
-        elif how == "sessions" or database.ours:
-            disturb(database, how)
+        else:
+            disturb(database, proxy, how)
     for worker in workers:
         worker.kill()
     told = sum(each.told(b"+") for each in everyone)

@@ -11,23 +11,12 @@ from pathlib import Path
 
 import pytest
 from services import EXAMPLES
+from sessions import processes_of
 from waits import wait_until
 
 from shm_async import Region
 
 pytestmark = [pytest.mark.once, pytest.mark.long, pytest.mark.timeout(30)]
-
-
-def processes_of(session: int) -> set[int]:
-    """The living processes of a session."""
-    found = set()
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended
-            # what follows the name, which may contain anything: state, ppid, pgrp, session
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.add(int(entry))
-    return found
 
 
 @contextlib.contextmanager

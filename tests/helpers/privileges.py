@@ -23,6 +23,7 @@ import pytest
 
 SOMEBODY = 54321  # a user's number that no test uses
 CLONE_NEWNS, CLONE_NEWPID, PRIVATE = 0x00020000, 0x20000000, 0x44000
+CLONE_NEWNET = 0x40000000
 SHM = "/dev/shm"
 
 
@@ -55,6 +56,16 @@ def _unshare(flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags) or libc.mount(b"none", b"/", None, PRIVATE, None):
         raise OSError(ctypes.get_errno(), "cannot unshare")
+
+
+def _lay_a_cable() -> None:
+    """In a network namespace of its own, by the program that examples/two_hosts.py uses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "cannot unshare")
+    command = ["ip", "link", "add", "type", "veth"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise OSError(errno.EOPNOTSUPP, "no such links")
 
 
 @contextlib.contextmanager
@@ -100,6 +111,7 @@ TRIALS: dict[str, Callable[[], None]] = {
     "fewer capabilities": _drop_a_capability,  # CAP_SETPCAP
     "the lease time": _change_the_lease_time,  # a sysctl of the host
     "a mount": functools.partial(_unshare, CLONE_NEWNS),  # CAP_SYS_ADMIN
+    "network namespaces": _lay_a_cable,  # the same, and the program ip
     "a pid namespace": functools.partial(_unshare, CLONE_NEWNS | CLONE_NEWPID),  # the same
 }
 

@@ -3,10 +3,7 @@
 import contextlib
 import importlib.util
 import os
-import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -15,9 +12,9 @@ from types import ModuleType
 
 import anyio
 import httpx
+from sessions import PATIENCE, free_port, session
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 15.0  # seconds
 
 
 @dataclass
@@ -47,36 +44,19 @@ class Service:
         return self.log.read_text()
 
 
-def free_port() -> int:
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        return placeholder.getsockname()[1]
-
-
 @contextlib.contextmanager
 def serving(script: str, region: str, log: Path, path: str = "/", **more: str) -> Iterator[Service]:
     """An example with a region name and a port of its own, from its first answer on."""
     port = free_port()
     variables = {f"{script.upper()}_REGION": region, "PORT": str(port), **more}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(EXAMPLES / f"{script}.py")],
-            env={**os.environ, **variables},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    service = Service(process, f"http://127.0.0.1:{port}", log)
+    url = f"http://127.0.0.1:{port}"
+    program = str(EXAMPLES / f"{script}.py")
     try:
-        service.until_it_answers(path)
-        yield service
+        with session(program, log=log, variables=variables) as process:
+            service = Service(process, url, log)
+            service.until_it_answers(path)
+            yield service
     finally:
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            process.terminate()
-            process.wait(PATIENCE)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         for entry in os.listdir("/dev/shm"):
             if entry.startswith(region):
                 os.unlink(f"/dev/shm/{entry}")

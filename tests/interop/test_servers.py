@@ -6,9 +6,7 @@ Also when their workers are killed in the middle of it.
 import contextlib
 import os
 import signal
-import socket
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import httpx
 import pytest
 from peers import missing
 from privileges import can
+from sessions import PATIENCE, free_port, processes_of, session
 from waits import wait_until
 
 from shm_async import Region
@@ -34,9 +33,6 @@ COUNT, BOOKED = 0, 1
 
 
 CLIENTS = 16  # that send at the same time
-
-
-PATIENCE = 15.0  # seconds for a server to start, to answer, to replace a worker, or to stop
 
 
 @dataclass(frozen=True)
@@ -123,12 +119,6 @@ def server(request: pytest.FixtureRequest) -> Server:
 # ---- starting and stopping ----------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as placeholder:
-        placeholder.bind(("127.0.0.1", 0))
-        return placeholder.getsockname()[1]
-
-
 @dataclass
 class Running:
     process: subprocess.Popen[bytes]
@@ -141,46 +131,18 @@ class Running:
         return self.process.wait(PATIENCE)
 
 
-def processes_of(session: int) -> set[int]:
-    """The living processes of a session: a server, its workers and helpers."""
-    found = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):  # it has ended
-                # what follows the name, which may contain anything: state, ppid, pgrp, session
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                if int(fields[3]) == session and fields[0] != "Z":
-                    found.add(int(entry))
-    return found
-
-
 @contextlib.contextmanager
 def running(server: Server, region: Region, log: Path) -> Iterator[Running]:
     port = free_port()
     bind = server.bind.format(address=f"127.0.0.1:{port}", port=port)
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", server.module, bind, *server.arguments],
-            cwd=APPS,
-            env={
-                **os.environ,
-                "COUNTING_REGION": region.name,
-                **({} if server.user is None else {"COUNTING_USER": server.user}),
-                "PYTHONPATH": f"{APPS}:{os.environ.get('PYTHONPATH', '')}",
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
+    variables = {
+        "COUNTING_REGION": region.name,
+        **({} if server.user is None else {"COUNTING_USER": server.user}),
+        "PYTHONPATH": f"{APPS}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    command = ("-m", server.module, bind, *server.arguments)
+    with session(*command, log=log, variables=variables, cwd=APPS) as process:
         yield Running(process, f"http://127.0.0.1:{port}/", log)
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 # ---- clients --------------------------------------------------------------------------------
