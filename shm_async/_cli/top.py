@@ -145,5 +145,8 @@ def _key(fd: int, seconds: float) -> str:
     ready, _, _ = select.select([fd], [], [], seconds)
     if not ready:
         return ""
-    pressed = os.read(fd, 64).decode("latin-1")
-    return ARROWS.get(pressed, pressed[:1]) or "q"  # nothing: the terminal is gone
+    pressed = os.read(fd, 1)  # more may be typed already: each key counts
+    if pressed == b"\x1b" and select.select([fd], [], [], 0)[0]:
+        pressed += os.read(fd, 2)  # the rest of an arrow
+    key = pressed.decode("latin-1")
+    return ARROWS.get(key, key[:1]) or "q"  # nothing: the terminal is gone

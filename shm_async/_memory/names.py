@@ -24,6 +24,7 @@ __all__ = [
     "identity_at",
     "leads_to",
     "name_of",
+    "open_unnoticed",
     "path_of",
 ]
 
@@ -105,6 +106,20 @@ def identity_at(name: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return (found.st_dev, found.st_ino)
+
+
+def open_unnoticed(path: str, flags: int) -> int:
+    """Open an object, for a look that leaves its access time alone if this user may.
+
+    The caller closes the descriptor. With O_NONBLOCK in `flags` it does not wait for a lease.
+
+    Raises:
+        OSError: as os.open.
+    """
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:  # only its owner may open it without a new access time
+        return os.open(path, flags)
 
 
 def leads_to(name: str, identity: tuple[int, int]) -> bool:

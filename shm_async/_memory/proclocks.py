@@ -6,11 +6,13 @@ it began; that time is used only if the rest of its mark fits the kernel's list.
 """
 
 import errno
+import os
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 from mmap import PAGESIZE
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from .._native import GATE_BYTE
 from .control import Mark, pid_namespace, start_of
@@ -19,7 +21,9 @@ __all__ = ["Holder", "Kind", "Row", "command_of", "holders_of", "rows_of_host"]
 
 LOCKS = "/proc/locks"
 BLOCK = 1 << 16  # bytes; the kernel gives a page at a time, or one lock with all its waiters
-TRIES = 20
+OVERLAP = PAGESIZE // 2
+REPEATED = 12  # lines by which a piece is joined: more than may look alike
+TRIES = 10
 
 Kind: TypeAlias = Literal["read", "write"]
 
@@ -135,35 +139,84 @@ def rows_of_host(name: str) -> list[Row]:
         OSError: ENOSYS, there is no /proc/locks; `name` is the region for the message.
     """
     try:
-        lines = _kernels_list().splitlines()
+        with open(LOCKS, "rb", buffering=0) as file:
+            lines = _kernels_list(file)
     except OSError as error:
         raise OSError(
             errno.ENOSYS, f"cannot list the lock's holders: no {LOCKS} ({error.strerror})", name
         ) from error
-    found = [_row(line.split()) for line in lines]
+    found = [_row(line.text.split()) for line in lines]
     return [row for row in found if row is not None]
 
 
-def _kernels_list() -> str:
-    """Return the kernel's list, as of one moment if it fits in a page.
+class Line(NamedTuple):
+    """``1: FLOCK ...``: the number is the lock's place in the list at the moment of the read."""
 
-    Locks may appear and end between two reads, and the kernel continues at a row's number. So
-    some rows may come twice, and others not at all. The last read, which finds the end, counts.
+    number: int
+    text: str
+
+
+def _kernels_list(file: FileIO) -> list[Line]:
+    """Return the kernel's list. Whoever has a lock all the time is in it, if one of TRIES works.
+
+    The kernel gives what fits in a page, as of one moment, and continues at a lock's number. If
+    locks appear and end between two reads, some come twice, and others not at all. So a list
+    that fills more than half a page is read in pieces that overlap.
     """
-    with open(LOCKS, "rb", buffering=0) as file:
-        for _ in range(TRIES):
-            pieces = list(iter(partial(file.read, BLOCK), b""))
-            if len(pieces) <= 1 or sum(map(len, pieces)) > PAGESIZE:
-                break
-            file.seek(0)
-    return b"".join(pieces).decode()
+    for _ in range(TRIES):
+        file.seek(0)
+        piece = file.read(BLOCK)
+        if len(piece) <= PAGESIZE // 2 and not file.read(BLOCK):
+            return _lines(piece)
+        whole = _joined(file.fileno())
+        if whole is not None:
+            return whole
+    file.seek(0)  # too many changes: some may be missing
+    return _lines(b"".join(iter(partial(file.read, BLOCK), b"")))
+
+
+def _joined(descriptor: int) -> list[Line] | None:
+    """Return the list, each piece joined where it repeats the last lines of the one before.
+
+    None: they are not there any more.
+    """
+    lines: list[Line] = []
+    end = 0
+    while True:
+        start = max(0, end - OVERLAP)
+        piece = os.pread(descriptor, BLOCK, start)
+        found = _lines(piece if start == 0 else piece.partition(b"\n")[2])
+        new = _after(lines[-REPEATED:], found) if lines else found
+        if not new:
+            return None if new is None else lines
+        lines += new
+        end = start + len(piece)
+
+
+def _after(last: list[Line], found: list[Line]) -> list[Line] | None:
+    """Return what comes in `found` after those lines: if they are there twice, where they were."""
+    texts = [line.text for line in last]
+    many = len(last)
+    places = [
+        place
+        for place in range(len(found) - many + 1)
+        if [line.text for line in found[place : place + many]] == texts
+    ]
+    if not places:
+        return None
+    return found[min(places, key=lambda place: abs(found[place].number - last[0].number)) + many :]
+
+
+def _lines(piece: bytes) -> list[Line]:
+    parts = [line.partition(": ") for line in piece.decode().splitlines()]
+    return [Line(int(number), text) for number, _, text in parts if number.isdigit()]
 
 
 def _row(words: list[str]) -> Row | None:
-    """Parse ``1: -> FLOCK ADVISORY WRITE 4711 00:1b:42 0 EOF``; None: a lock of another sort."""
-    waiting = words[1:2] == ["->"]
+    """Parse ``-> FLOCK ADVISORY WRITE 4711 00:1b:42 0 EOF``; None: a lock of another sort."""
+    waiting = words[:1] == ["->"]
     try:
-        sort, _, kind, pid, place, start, end = words[2 if waiting else 1 :][:7]
+        sort, _, kind, pid, place, start, end = words[waiting:][:7]
         major, minor, inode = place.split(":")
         return Row(
             sort=SORTS[sort],

@@ -18,9 +18,11 @@ from ..errors import RegionFormatError, RegionSizeError
 from . import leases, presence, processes
 from .companion import at_work
 from .layouts import Reader, control_page
-from .names import COMPANION, SHM_DIR, companion_of, leads_to, name_of, path_of
+from .names import COMPANION, SHM_DIR, companion_of, leads_to, name_of, open_unnoticed, path_of
 
 __all__ = ["prune"]
+
+OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def prune(pattern: str = "*", *, dry_run: bool = True) -> list[str | int]:
@@ -147,7 +149,7 @@ def _prune_name(name: str, visit: _Look) -> bool:
 def _opened(name: str) -> Iterator[int | None]:
     """Open that object. Yield None if it is missing, not a file, or another user's."""
     try:
-        fd = os.open(path_of(name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_unnoticed(path_of(name), OPEN)
     except OSError:
         yield None
         return

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-import anyio.lowlevel
-
 from .._failures import closed, replaced
+from .._lock import later
 from .._lock.loops import current_loop
 from .._lock.ofd import Ending, failure
 from .._lock.table import LockTable, close_in_its_thread
 from .._lock.ways import IN_LOOP
-from .._native import BUSY, SHRUNK, control_generation
+from .._native import BUSY, control_generation
 from ..errors import OwnerDiedError, RegionFormatError, RegionReplacedError
 from .lookout import LAST, NEVER, Lookout, hub_of
 
@@ -76,7 +75,7 @@ class Watchers:
 
     def lookouts(self) -> list[Lookout]:
         """Return the lookouts that exist now."""
-        return list(self._lookouts.values())
+        return _alive(self._lookouts)
 
     async def wait_changed(self, since: int | None) -> int:
         """Wait until a process has written: see `Region.wait_changed`."""
@@ -91,7 +90,7 @@ class Watchers:
     async def wait(self, since: int, life: int) -> tuple[int, int]:
         """Wait for a generation after `since`, of the life `life`. Return the new two."""
         self._baseline()
-        await anyio.lowlevel.checkpoint()
+        await later.lowlevel.checkpoint()
         repairs = 0
         while True:
             lookout = self._lookout()
@@ -100,7 +99,7 @@ class Watchers:
             code = lookout.look(since)
             if code > since:
                 return code, life
-            if (code >= 0 or code == BUSY) and lookout.is_supplanted():
+            if (code >= 0 or code == BUSY) and self._is_supplanted(lookout):
                 self._follow_name()
                 continue
             try:
@@ -121,14 +120,12 @@ class Watchers:
 
     def _baseline(self) -> int:
         """Return the newest generation at which a write had ended."""
-        opener = self._table.usable()
+        opener = self._table.whole()
         if opener.control is None:
             raise RegionFormatError(
                 f"region {self._table.name!r} has no control page, which would count changes: "
                 "create it with layout='managed' to watch it"
             )
-        if not opener.segment.whole(opener.mapping.size):
-            raise failure(SHRUNK, self._table.name)
         return control_generation(opener.control) & LAST & ~1
 
     def _lookout(self) -> Lookout:
@@ -150,6 +147,15 @@ class Watchers:
             lookout.close()
             raise closed(self._table.name)
         return lookout
+
+    def _is_supplanted(self, lookout: Lookout) -> bool:
+        """Tell whether another segment is to be watched now."""
+        try:
+            return lookout.is_supplanted()
+        except OSError:
+            if self._table.usable().segment is lookout.segment:
+                raise
+            return True  # another thread has closed that segment, and uses a new one
 
     def _refuse_to_wait_for_ones_own_change(self) -> None:
         cohort = self._table.cohorts.get(current_loop())
@@ -182,8 +188,14 @@ class Watchers:
 
 def _close(lookouts: WeakValueDictionary[object, Lookout], why: Ending) -> None:
     """Close all lookouts, each in its event loop. The waiting tasks get the exception of `why`."""
-    for lookout in list(lookouts.values()):
+    for lookout in _alive(lookouts):
         close_in_its_thread(lookout, why)
+
+
+def _alive(lookouts: WeakValueDictionary[object, Lookout]) -> list[Lookout]:
+    """Return the lookouts of a dictionary to which other threads may add some meanwhile."""
+    found = [reference() for reference in lookouts.valuerefs()]  # copied in one step
+    return [lookout for lookout in found if lookout is not None]
 
 
 def _check_since(since: int) -> int:

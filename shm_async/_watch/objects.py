@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from .._memory import processes
-from .._memory.names import SHM_DIR, companion_of, name_of, path_of
+from .._memory.names import SHM_DIR, companion_of, name_of, open_unnoticed, path_of
 from .._memory.processes import Usage, Use
 from .._memory.proclocks import Row
 
@@ -179,7 +179,8 @@ def read_quietly(found: Found, rows: list[Row], offset: int, size: int) -> bytes
         raise PermissionError(errno.EACCES, "this user may not read its processes", found.name)
     if any(_forbids_to_open(row) for row in rows):
         raise OSError(errno.EBUSY, "a process has a lease of it, or this one has fcntl locks of it")
-    fd = _open(found)
+    flags = OPEN if found.linked else OPEN & ~os.O_NOFOLLOW
+    fd = open_unnoticed(found.path, flags)
     try:
         return os.pread(fd, size, offset) if os.fstat(fd).st_ino == found.inode else b""
     finally:
@@ -188,15 +189,6 @@ def read_quietly(found: Found, rows: list[Row], offset: int, size: int) -> bytes
 
 def _forbids_to_open(row: Row) -> bool:
     return row.sort == "LEASE" or (row.sort == "POSIX" and row.pid == os.getpid())
-
-
-def _open(found: Found) -> int:
-    assert found.path is not None
-    flags = OPEN if found.linked else OPEN & ~os.O_NOFOLLOW
-    try:
-        return os.open(found.path, flags | os.O_NOATIME)
-    except PermissionError:  # only its owner may open it without a new access time
-        return os.open(found.path, flags)
 
 
 def _through_a_process(found: Found, offset: int, size: int) -> bytes:

@@ -1,6 +1,7 @@
 """The manual page, the completions and the documentation say what the command does."""
 
 import argparse
+import gzip
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(__file__).parents[3]
 SHARE = next(path for path in (ROOT / "share", Path(sys.prefix) / "share") if path.is_dir())
-PAGE = SHARE / "man/man1/shm-async.1"
+[PAGE] = (SHARE / "man/man1").glob("shm-async.1*")  # a wheel has it packed
 COMPLETIONS = {
     "bash": SHARE / "bash-completion/completions/shm-async",
     "zsh": SHARE / "zsh/site-functions/_shm-async",
@@ -46,7 +47,9 @@ def test_each_command_has_its_texts():
 
 @pytest.mark.parametrize("command", commands())
 def test_the_manual_page_has_each_command_and_option(command: str):
-    page = PAGE.read_text().replace("\\-", "-").replace("\\&", "")
+    data = PAGE.read_bytes()
+    page = (gzip.decompress(data) if PAGE.suffix == ".gz" else data).decode()
+    page = page.replace("\\-", "-").replace("\\&", "")
     assert f"shm-async {command}" in page
     assert texts.COMMANDS[command][0] in page
     wanted = [option for option in options(commands()[command]) if option not in ("-h", "--help")]
@@ -67,7 +70,7 @@ def test_bash_completes_commands_options_and_regions(region: Region):
 source {COMPLETIONS["bash"]}
 complete_words() {{
   COMP_WORDS=("$@"); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=()
-  _shtab_shm_async; echo "${{COMPREPLY[@]}}"
+  _shtab_shma; echo "${{COMPREPLY[@]}}"
 }}
 complete_words shm-async hol
 complete_words shm-async info {region.name[:-1]}

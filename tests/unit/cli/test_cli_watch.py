@@ -16,7 +16,7 @@ from waits import wait_until
 
 from shm_async import Region
 from shm_async._cli import rates
-from shm_async._cli.top import View
+from shm_async._cli.top import View, _key
 from shm_async._watch import inspection
 
 COMMAND = [sys.executable, "-m", "shm_async"]
@@ -163,12 +163,21 @@ def test_keys_choose_the_order():
     assert (view.order, view.reverse) == ("writes/s", True)
 
 
+def test_keys_that_are_typed_at_once_all_count():
+    terminal, keyboard = os.pipe()
+    os.write(keyboard, b">\x1b[D\x1b[Cq")
+    os.close(keyboard)
+    pressed = [_key(terminal, 1) for _ in range(5)]
+    os.close(terminal)
+    assert pressed == [">", "<", ">", "q", "q"]  # at the end the terminal is gone
+
+
 def test_top_is_live_in_a_terminal_and_ends_with_q(region: Region):
     pid, fd = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm", COLUMNS="100", LINES="20")
         os.environ.pop("NO_COLOR", None)
-        os.execv(sys.executable, [*COMMAND, "top", "--interval", "0.1"])
+        os.execv(sys.executable, [*COMMAND, "top", region.name, "--interval", "0.1"])
     screen = b""
     deadline = time.monotonic() + 20
     while region.name.encode() not in screen and time.monotonic() < deadline:

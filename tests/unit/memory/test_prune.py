@@ -46,6 +46,13 @@ def test_prune_only_tells_unless_told_otherwise_and_looks_at_all_names(address):
     assert exists(address)
 
 
+def test_a_look_leaves_the_access_times_alone(name: str):
+    Region.create(name, 4).close()
+    os.utime(f"/dev/shm/{name}", ns=(0, 0))  # older than the change: an access would be noted
+    assert pruned(name, dry_run=True)
+    assert os.stat(f"/dev/shm/{name}").st_atime_ns == 0
+
+
 def test_what_is_in_use_stays(address):
     with Region.create(address, 4):
         assert not pruned(address)

@@ -116,21 +116,21 @@ def reserved(name: str) -> int:
 
 
 def test_an_interrupted_reservation_keeps_what_is_done(name: str, interrupted: Interrupted):
-    with Region.create(name, 12 * MIB + 1) as region:
-        assert reserved(name) >= 12 * MIB + 1
-        assert interrupted.calls < 30
-        region.resize(21 * MIB)
-        assert reserved(name) >= 21 * MIB
+    with Region.create(name, 4 * MIB + 1) as region:
+        assert reserved(name) >= 4 * MIB + 1
+        assert interrupted.calls < 15
+        region.resize(7 * MIB)
+        assert reserved(name) >= 7 * MIB
 
 
 @pytest.mark.usefixtures("old_kernel")
 def test_an_interrupted_reservation_keeps_what_is_done_on_an_old_kernel(
     name: str, interrupted: Interrupted
 ):
-    with Region.create(name, 12 * MIB + 1) as region:
-        assert reserved(name) >= 12 * MIB + 1
-        region.resize(21 * MIB)
-        assert reserved(name) >= 21 * MIB
+    with Region.create(name, 4 * MIB + 1) as region:
+        assert reserved(name) >= 4 * MIB + 1
+        region.resize(7 * MIB)
+        assert reserved(name) >= 7 * MIB
 
 
 def test_an_interrupted_attach_keeps_what_is_reserved(name: str, interrupted: Interrupted):

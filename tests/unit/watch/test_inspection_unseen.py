@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -101,7 +102,7 @@ def test_a_region_that_comes_while_it_looks_is_not_taken_for_unlinked(
 ):
     genuine = objects._named
     with Region.create(name, 4):
-        looks = iter([[], *[list(genuine())] * 9])
+        looks = itertools.chain([[]], itertools.repeat(list(genuine())))
         monkeypatch.setattr(objects, "_named", lambda: next(looks))
         inode = os.stat(f"/dev/shm/{name}").st_ino  # others' orphans are none of ours
         ours = {name, f"#{inode}"}  # the kernel knows no other name of one that had none at first
