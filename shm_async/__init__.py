@@ -18,7 +18,7 @@ from .errors import (
     WouldBlockError,
 )
 
-if TYPE_CHECKING:  # imported at first use: most of them import asyncio and anyio
+if TYPE_CHECKING:  # imported at first use, as they take longer than all the rest
     from ._lock.hold import Hold
     from ._lock.statistics import Statistics
     from ._lock.transaction import Transaction

@@ -6,12 +6,11 @@ end (_lifetime.py), and construction (_region.py). Its state, declared here and 
 has three parts: an attachment, a lock table and watchers.
 """
 
-from ._lock.ofd import failure
 from ._lock.table import LockTable
 from ._memory.attachment import Attachment
 from ._memory.layouts import Layout
 from ._mistakes import NotASequence
-from ._native import SHRUNK, control_generation
+from ._native import control_generation
 from ._terms import Terms
 from ._watch import descriptors
 from ._watch.changes import Watchers
@@ -105,12 +104,8 @@ class Facts(NotASequence):
         Raises:
             RegionSizeError: the object was truncated.
         """
-        opener = self._table.usable()
-        if opener.control is None:
-            return None
-        if not opener.segment.whole(opener.mapping.size):
-            raise failure(SHRUNK, self._name)
-        return control_generation(opener.control)
+        control = self._table.whole().control
+        return None if control is None else control_generation(control)
 
     @property
     def linked(self) -> bool:

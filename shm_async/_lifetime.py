@@ -3,21 +3,22 @@
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from threading import Lock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import Lock, RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 from weakref import WeakSet
 
 from . import _resize
+from ._failures import closed
 from ._lock.ofd import Opener
 from ._lock.statistics import Ledger
 from ._memory import temporary
 from ._memory.attachment import Attachment
 from ._surface import Surface
 from ._terms import Terms
-from .errors import RegionNotFoundError, RegionReplacedError
+from .errors import RegionNotFoundError, RegionReplacedError, ShmError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,11 +29,12 @@ __all__ = ["Lifetime", "opener_of", "remember"]
 class Lifetime(Surface):
     """The methods that replace a region's segment, and end the region."""
 
-    __slots__ = ("__weakref__", "_closing", "_maker", "_moving")
+    __slots__ = ("__weakref__", "_closing", "_maker", "_moving", "_swapping")
 
     _maker: int  # the pid of the process that created or attached: not that of a forked child
     _closing: Lock  # held for good once the region is closed
     _moving: Lock  # held by the thread that replaces the attachment
+    _swapping: RLock  # for a moment, by the thread that puts a replacement in place, or closes
 
     # ---- another segment in its place ----------------------------------------------
 
@@ -89,12 +91,12 @@ class Lifetime(Surface):
         return _resize.check_wanted(self._attachment, length, shape)
 
     def _replace(self, shape: tuple[int, ...]) -> None:
-        with self._moving:
+        with self._moving, self._unless_closed():
             self._move_to(_resize.replacement(self._now(), shape, self._terms))
 
     def _follow(self, error: RegionReplacedError) -> None:
         """Attach to the region's replacement, unless another thread has done so just now."""
-        with self._moving:
+        with self._moving, self._unless_closed():
             self._move_to(_resize.successor(self._now(), self._terms, error))
 
     def _follow_name(self) -> None:
@@ -103,11 +105,20 @@ class Lifetime(Surface):
         Raises:
             RegionReplacedError: without ``follow=True``.
         """
-        with self._moving:
+        with self._moving, self._unless_closed():
             new, related = _resize.with_our_name(self._now(), self._terms)
             if not related:
                 self._watchers.begin_life()
             self._move_to(new)
+
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Have an error because another thread has closed the region say so."""
+        try:
+            yield
+        except (OSError, ShmError):
+            self._table.usable()
+            raise
 
     def _now(self) -> Attachment:
         now = self._attachment  # read first: if usable() does not raise, it has its memory
@@ -118,17 +129,20 @@ class Lifetime(Surface):
         """Use another segment from now on. Tell the waiters for the lock of the old one."""
         if new is None:
             return
-        old = self._attachment
         opener = opener_of(new, self._terms, self._table.ledger)
-        self._table.usable().ahead.clear()
-        self._attachment = new
-        self._table.move_to(opener)
-        self._watchers.move_on()
-        old.segment.close()
+        with self._swapping:
+            if self._closing.locked():  # closed meanwhile by another thread
+                new.segment.close()
+                raise closed(self._table.name)
+            old, self._attachment = self._attachment, new
+            self._table.usable().ahead.clear()
+            self._table.move_to(opener)
+            self._watchers.move_on()
+            old.segment.close()
 
     def _start_afresh(self) -> None:
         """Begin again in a forked child, which holds nothing."""
-        self._moving = Lock()
+        self._moving, self._swapping = Lock(), RLock()
         self._attachment.segment.renew(self._attachment.mapping)
         self._table.usable().open_ahead()
         self._table.start_afresh()
@@ -154,7 +168,8 @@ class Lifetime(Surface):
         if not self._closing.acquire(blocking=False):
             return
         try:
-            self._let_go(discard=discard)
+            with self._swapping:
+                self._let_go(discard=discard)
             self._unlink_if_asked()
         finally:
             self._attachment.segment.close()

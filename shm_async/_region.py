@@ -7,7 +7,7 @@ methods are in _lifetime.py, _surface.py and _facts.py.
 
 import os
 from collections.abc import Callable, Sequence
-from threading import Lock
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakMethod
 
@@ -364,7 +364,7 @@ class Region(Lifetime):
             keeps_spares=cls._keeps_spares,
         )
         self._watchers = Watchers(self._table, lambda: _alive(follow_name)())
-        self._moving = Lock()
+        self._moving, self._swapping = Lock(), RLock()
         self._closing = Lock()
         remember(self)
         return self

@@ -35,9 +35,11 @@ class Surface(Facts):
 
     # ---- locks -----------------------------------------------------------------
 
+    # No `*` here: the interpreter looks up each default of a keyword-only argument in a dictionary,
+    # which would be 3 % of a free lock.
+
     def read_lock(
         self,
-        *,
         timeout: float | None = None,
         fast_acquire: bool = True,
         label: str | None = None,
@@ -69,13 +71,14 @@ class Surface(Facts):
         if label is not None:
             return table.labelled_read_hold(timeout, fast_acquire, self, label)
         hold = table.spare_read
-        if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
-            return hold  # type: ignore[return-value]  # None has many references, so it is never alone
+        if hold is not None and timeout is None and fast_acquire:
+            if getrefcount(hold) != ALONE:
+                hold = table.spare_read = ReadHold(table, None, True, self)
+            return hold
         return table.read_hold(timeout, fast_acquire, self)
 
     def write_lock(
         self,
-        *,
         timeout: float | None = None,
         fast_acquire: bool = True,
         recover: bool = False,
@@ -102,8 +105,10 @@ class Surface(Facts):
         if label is not None:
             return table.labelled_write_hold(timeout, fast_acquire, self, label)
         hold = table.spare_write
-        if timeout is None and fast_acquire and getrefcount(hold) == ALONE:
-            return hold  # type: ignore[return-value]  # None has many references, so it is never alone
+        if hold is not None and timeout is None and fast_acquire:
+            if getrefcount(hold) != ALONE:
+                hold = table.spare_write = WriteHold(table, None, True, self)
+            return hold
         return table.write_hold(timeout, fast_acquire, self)
 
     def transaction(

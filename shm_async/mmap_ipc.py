@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 from ._lock.hold import Hold
-from ._lock.loops import Task, adapt, current_loop
+from ._lock.loops import Task, adapt, current_loop, may_run_a_loop
 from ._memory.elements import check_length
 from ._memory.names import check_name
 from ._region import OPEN_TRIES, Region
@@ -308,6 +308,8 @@ def _let_go(hold: Hold | None) -> None:
 
 def _this_task() -> Task:
     """Return the running task; None outside of tasks, where there are no locks."""
+    if not may_run_a_loop():
+        return None
     try:
         native = current_loop()
         task: Task = adapt(native).tasks[native]

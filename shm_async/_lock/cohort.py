@@ -25,8 +25,9 @@ holds the lock. The protocol:
 Everything here runs in the loop's own thread, between two awaits, so it needs no lock.
 """
 
-from functools import partial
+from collections.abc import Coroutine
 from time import monotonic
+from typing import Any
 
 from .._failures import closed
 from .._native import (
@@ -44,7 +45,7 @@ from .._native import (
 from .loops import Task, Waiter
 from .members import MAX_KEEP, NOBODY, Members
 from .ofd import EXCLUSIVE, FORKED, LET_GO, Ending, failure, report_slow
-from .owners import HANDED_ON, owner_of
+from .owners import owner_of
 from .request import CALLED_OFF
 
 #: Hand-offs inside the cohort before other processes get a chance. A hand-off is about
@@ -69,46 +70,45 @@ class Cohort(Members):
 
     # ---- enter ----------------------------------------------------------------
 
-    async def enter(self, exclusive: bool, task: Task, manner: int = MARK) -> None:
+    def enter(self, exclusive: bool, task: Task, manner: int = MARK) -> Coroutine[Any, Any, None]:
+        """Return the wait for the lock, unless it would never end."""
+        self.refuse_to_wait_for_oneself(exclusive, owner_of(task))
+        if self.ended is not None:
+            raise self.ended(self.name)
+        return self.queue_up(exclusive, task, manner)
+
+    async def queue_up(self, exclusive: bool, task: Task, manner: int = MARK) -> None:
         """Wait for the lock in the queue.
 
         Cancellable: a cancelled task holds nothing and has left the queue.
         """
-        self.refuse_to_wait_for_oneself(exclusive, owner_of(task))
-        if self.ended is not None:
-            raise self.ended(self.name)
-        if not self.kept_since:
+        tally, waiter = self.tally, self.new_waiter(exclusive, task, manner)
+        tally.contended += 1
+        if not self.share_until:
             self.kept_for()
-        waiter = self.loop.waiter(exclusive, task)
-        waiter.manner = manner
-        self.queue.append(waiter)
-        self.idle = False
-        waiter.since = start = self.tally.wait_begins()
         try:
-            self.set_alarm()
-            if not self.occupied() and not self.request.under_way:
+            self.queue.append(waiter)
+            self.idle, self.alone = False, None
+            if self.opener.ledger.slow_wait is not None:
+                self.alarm.wait_begins(self)
+            if self.readers:
+                if not exclusive and self.is_loose():
+                    self.let_in_later(waiter)
+            elif self.writer is NOBODY and not self.request.under_way:
                 self._ask()
-            elif not exclusive and self.is_loose():
-                self.loop.call_later(HANDED_ON, partial(self._let_in_beside, waiter))
             await waiter.wait()
         except BaseException:
-            self.tally.cancelled += 1
+            tally.cancelled += 1
             if waiter.granted:
                 self.leave(task)
             else:
                 self.withdraw(waiter)
             raise
         finally:
-            self.tally.wait_ended(start)
+            tally.wait_ended(waiter.since, waiter.label)
         if waiter.error is not None:
-            self.tally.cancelled += 1
+            tally.cancelled += 1
             raise waiter.error
-
-    def _let_in_beside(self, waiter: Waiter) -> None:
-        """Admit a reader that has waited for long, if one of the locks inside may be its own."""
-        if waiter in self.queue and self.is_loose():
-            self.queue.remove(waiter)
-            self.admit_reader(waiter)
 
     # ---- ask ------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Cohort(Members):
     def _request_ended(self, code: int) -> None:
         """Handle the end of the request: it was granted, called off or refused."""
         if code == 0:
-            self.kept_since = monotonic()
+            self.share_until = monotonic() + self.max_share
             self.passes = 0
             self._admit()
         elif code == CALLED_OFF:
@@ -190,13 +190,13 @@ class Cohort(Members):
 
         If the last writer has died, each gets the error, and none is admitted.
         """
+        if lock_mode(self.handle) == EXCLUSIVE:
+            lock_downgrade(self.handle)
         code = lock_sound(self.handle)
         if code:
             while self.queue and not self.queue[0].exclusive:
                 self._fail_head(failure(code, self.name, self.handle))
             return False
-        if lock_mode(self.handle) == EXCLUSIVE:
-            lock_downgrade(self.handle)
         while self.queue and not self.queue[0].exclusive:
             self.admit_reader(self.queue.popleft())
         return bool(self.readers)
@@ -217,8 +217,7 @@ class Cohort(Members):
 
     def leave_write(self) -> None:
         if self.queue:
-            self.writer = NOBODY
-            self._hand_over()
+            self.hand_over()
             return
         try:
             code = lock_release(self.handle)
@@ -240,7 +239,7 @@ class Cohort(Members):
             return
         if self.queue:
             del readers[task]
-            self._hand_over()
+            self.hand_over()
             return
         try:
             code = lock_release(self.handle)
@@ -268,10 +267,11 @@ class Cohort(Members):
         elif code < 0 and code != FORKED:
             raise failure(code, self.name)
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Hand the lock on, or release it: after the bounds a waiter at the gate comes first."""
+        self.writer = NOBODY
         self.passes += 1
-        kept = monotonic() - self.kept_since  # which is known, as a task queued
+        kept = monotonic() - self.share_until + self.max_share  # known, as a task queued
         late = self.passes > MAX_PASSES or kept > MAX_KEEP
         head = self.queue[0]
         if head.exclusive and kept < MAX_KEEP_ALONE and head.can_wake():
@@ -378,14 +378,14 @@ class Cohort(Members):
     def outlive_its_loop(self) -> None:
         """Keep the lock for the tasks inside until they release it, from any thread."""
         self.ended = self.ended or closed
-        self.idle = False
+        self.idle, self.alone = False, None
         self.queue.clear()  # tasks of a loop that has ended
         self.request.rest()
 
     def close(self, why: Ending = closed) -> None:
         """Refuse all waiters and newcomers; close the OFD as soon as no task is inside."""
         self.ended = why
-        self.idle = False
+        self.idle, self.alone = False, None
         while self.queue:
             self._fail_head(why(self.name))
         if not self.occupied():

@@ -36,9 +36,9 @@ async def _upgrade_in_turn(cohort: Cohort, task: Task) -> bool:
     """Read on until no other task here reads, at the head of the queue."""
     waiter = cohort.loop.waiter(True, task)
     waiter.upgrading = True
-    cohort.queue.appendleft(waiter)
-    waiter.since = start = cohort.tally.wait_begins()
+    cohort.tally.contended += 1
     try:
+        cohort.queue.appendleft(waiter)
         cohort.set_alarm()
         await waiter.wait()
     except BaseException:
@@ -50,7 +50,7 @@ async def _upgrade_in_turn(cohort: Cohort, task: Task) -> bool:
             _stop_reading(cohort, waiter)
         raise
     finally:
-        cohort.tally.wait_ended(start)
+        cohort.tally.wait_ended(waiter.since, waiter.label)
     if waiter.error is not None:
         cohort.tally.cancelled += 1
         _stop_reading(cohort, waiter)

@@ -8,15 +8,18 @@ slice, or of memory that is read-only `toreadonly()`, which is the same and a li
 
 from collections.abc import Awaitable
 from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 from .._native import lock_release, lock_spin_exclusive, lock_spin_shared
+from ..errors import OwnerDiedError, RegionReplacedError
 from . import slow
 from .cohort import Cohort
 from .deadlines import Deadline
 from .done import DONE
 from .hold import Hold
+from .loops import Task
 from .state import ALL
 from .ways import InThread
 
@@ -31,12 +34,9 @@ class WriteHold(Hold):
 
     def __enter__(self) -> memoryview:
         try:
-            self._free.pop()
-        except KeyError:
-            raise self._in_use() from None
-        except BaseException:
-            self._free.add(None)
-            raise
+            del self._free
+        except BaseException as error:
+            raise self._not_claimed(error) from None
         seat = None
         try:
             try:
@@ -44,7 +44,7 @@ class WriteHold(Hold):
                 if not lock_spin_exclusive(seat.handle):
                     self._at = seat
                     view = self._view = seat.writable[ALL]
-                    self._held.add(None)
+                    self._held = None
                     return view
                 busy, seat = seat, None  # never to the pool twice: two threads would share it
                 busy.abandon()
@@ -57,12 +57,9 @@ class WriteHold(Hold):
 
     async def __aenter__(self) -> memoryview:
         try:
-            self._free.pop()
-        except KeyError:
-            raise self._in_use() from None
-        except BaseException:
-            self._free.add(None)
-            raise
+            del self._free
+        except BaseException as error:
+            raise self._not_claimed(error) from None
         try:
             cohort = self._table.cohort
             if cohort.idle and self.plain:
@@ -71,15 +68,25 @@ class WriteHold(Hold):
                     if task is not None and not lock_spin_exclusive(cohort.handle):
                         cohort.idle = False
                         cohort.writer = task
-                        cohort.kept_since = 0.0
+                        cohort.share_until = 0.0
                         self._at = cohort
-                        view = self._view = cohort.writable[ALL]
+                        view = self._view = cohort.alone = cohort.writable[ALL]
                         return view
                 except KeyError:  # another loop runs in this thread by now
                     pass
                 except BaseException:
                     self._undo()
                     cohort.take_back()
+                    raise
+            elif self.plain and (task := self._who_queues(cohort)) is not None:
+                try:
+                    await cohort.queue_up(True, task)
+                    return self._entered(cohort)
+                except (OwnerDiedError, RegionReplacedError) as error:
+                    return await self._acquire(self._way(), error)
+                except BaseException:
+                    self._undo()
+                    cohort.give_up(task, 0)
                     raise
             return await self._acquire(self._way())
         except BaseException:
@@ -94,11 +101,11 @@ class WriteHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.queue or cohort.writer is None:
+        if view is None or cohort.alone is not view:
             if view is None or cohort.writer is None or cohort.is_foreign():
                 self._leave_if_held()
-            else:  # other tasks of this loop wait
-                self._leave()
+            else:  # other tasks of this loop wait, or have waited
+                self._hand_over(view, cohort)
             return DONE
         self._view = self._at = None
         try:
@@ -111,10 +118,38 @@ class WriteHold(Hold):
             finally:
                 cohort.writer = None
                 cohort.idle = True
-                self._free.add(None)
-        if code or cohort.ended:
+                self._free = None
+        if code:
             cohort.left(code)
         return DONE
+
+    def _who_queues(self, cohort: Cohort) -> Task:
+        """Return the running task if it must queue in that cohort; None: it needs a closer look."""
+        if cohort.thread != get_ident() or cohort.idle:
+            return None
+        if len(self._table.namesakes.references) > 1:
+            return None
+        try:
+            task = cohort.tasks[cohort.native]
+        except KeyError:  # another loop runs in this thread by now
+            return None
+        return None if cohort.writer is task or task in cohort.readers else task
+
+    def _hand_over(self, view: memoryview, cohort: Cohort) -> None:
+        """End the block, for the next task in the queue if there is one."""
+        self._view = self._at = None
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        finally:
+            try:
+                if cohort.queue:
+                    cohort.hand_over()
+                else:
+                    cohort.leave_write()
+            finally:
+                self._free = None
 
 
 class ReadHold(Hold):
@@ -125,12 +160,9 @@ class ReadHold(Hold):
 
     def __enter__(self) -> memoryview:
         try:
-            self._free.pop()
-        except KeyError:
-            raise self._in_use() from None
-        except BaseException:
-            self._free.add(None)
-            raise
+            del self._free
+        except BaseException as error:
+            raise self._not_claimed(error) from None
         seat = None
         try:
             try:
@@ -138,7 +170,7 @@ class ReadHold(Hold):
                 if not lock_spin_shared(seat.handle):
                     self._at = seat
                     view = self._view = seat.readable.toreadonly()
-                    self._held.add(None)
+                    self._held = None
                     return view
                 busy, seat = seat, None  # never to the pool twice: two threads would share it
                 busy.abandon()
@@ -151,12 +183,9 @@ class ReadHold(Hold):
 
     async def __aenter__(self) -> memoryview:
         try:
-            self._free.pop()
-        except KeyError:
-            raise self._in_use() from None
-        except BaseException:
-            self._free.add(None)
-            raise
+            del self._free
+        except BaseException as error:
+            raise self._not_claimed(error) from None
         try:
             cohort = self._table.cohort
             if cohort.idle and self.plain:
@@ -165,10 +194,10 @@ class ReadHold(Hold):
                     if task is not None and not lock_spin_shared(cohort.handle):
                         cohort.idle = False
                         cohort.readers[task] = 1
-                        cohort.kept_since = 0.0
+                        cohort.share_until = 0.0
                         self._task = task
                         self._at = cohort
-                        view = self._view = cohort.readable.toreadonly()
+                        view = self._view = cohort.alone = cohort.readable.toreadonly()
                         return view
                 except KeyError:  # another loop runs in this thread by now
                     pass
@@ -193,9 +222,14 @@ class ReadHold(Hold):
             return None
         if task is None:
             return None
-        before = cohort.readers.get(task, 0)
+        readers, gate = cohort.readers, cohort.gate
+        before = readers[task] if task in readers else 0  # noqa: SIM401  # without a call
         try:
-            if cohort.try_join(task, before):
+            if before or (monotonic() < cohort.share_until and not (cohort.queue or gate[0])):
+                cohort.alone = None
+                readers[task] = before + 1
+                cohort.tally.joined += 1
+            elif cohort.try_join(task, before):
                 return None
             self._task = task
             self._at = cohort
@@ -214,6 +248,26 @@ class ReadHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
+        if view is None or cohort.alone is not view:
+            return self._leave_together(view, cohort)
+        self._view = self._at = None
+        try:
+            view.release()
+        except BufferError:
+            pass  # an array or structure was made from it: stale from now on
+        finally:
+            try:
+                code = lock_release(cohort.handle)
+            finally:
+                del cohort.readers[self._task]
+                cohort.idle = True
+                self._free = None
+        if code:
+            cohort.left(code)
+        return DONE
+
+    def _leave_together(self, view: Any, cohort: Any) -> Awaitable[None]:
+        """End a block that is not known to have been alone inside."""
         if view is None or cohort.queue or cohort.writer is not None:
             self._leave_if_held()
             return DONE
@@ -238,7 +292,7 @@ class ReadHold(Hold):
                 cohort.finish_leaving(task, count)
                 raise
             finally:
-                self._free.add(None)
+                self._free = None
         if code or (cohort.ended and not readers):
             cohort.left(code)
         return DONE

@@ -19,7 +19,7 @@ from .._mistakes import not_held, upgrade_forgotten
 from .._native import BUSY, lock_mode
 from ..errors import OwnerDiedError, RegionReplacedError
 from . import slow
-from .contract import Attempt, Way
+from .contract import Attempt, Refusal, Way
 from .deadlines import Deadline, check_timeout
 from .decorating import Function, decorate
 from .loops import loop_is_running
@@ -129,16 +129,18 @@ class Hold(State):
             self._unclaim()
             raise
 
-    async def _acquire(self, way: Way) -> memoryview:
+    async def _acquire(self, way: Way, refusal: Refusal | None = None) -> memoryview:
         """Acquire the lock, for a caller that has claimed the hold and unclaims it after an error.
 
         This is the slow way, written once for event loops and threads: try, wait, put right what
-        can be, and try again. See slow.py.
+        can be, and try again. See slow.py. `refusal` is the result of a first try.
         """
         attempt = Attempt(self, self._table, self.exclusive, self.manner)
         repairs = 0
         if not self.plain:
             await way.begin()
+        if refusal is not None:
+            repairs += await self._table.mend(refusal, repairs, way)
         while True:
             try:
                 await way.enter(attempt)
@@ -189,7 +191,7 @@ class Hold(State):
         self.release()
 
     def __del__(self) -> None:
-        if self._is_held():
+        if self._at is not None and self._is_held():
             message = f"{self!r} was dropped while held: release it"
             self._take()
             self._leave()
@@ -349,11 +351,12 @@ class Hold(State):
         Raises:
             RuntimeError: the lock is not held, or you forgot ``await`` before `upgrade`.
         """
-        if self._view is None:
+        view = self._view  # once: another thread may release it meanwhile
+        if view is None:
             raise not_held(self)
-        if self._view is self._forgotten:
+        if view is self._forgotten:
             raise upgrade_forgotten(self)
-        return self._view
+        return view
 
     def numpy(self) -> "numpy.ndarray[Any, Any]":
         """The region's memory as a NumPy array of its shape, no copy; read-only for readers.

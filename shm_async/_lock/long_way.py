@@ -10,7 +10,7 @@ from types import TracebackType
 from weakref import ref
 
 from . import slow
-from .contract import Attempt, Place, Table, Way
+from .contract import Attempt, Place, Refusal, Table, Way
 from .deadlines import Deadline
 from .done import DONE
 from .fast import ReadHold, WriteHold
@@ -91,11 +91,11 @@ class LongWay(Block, Hold):
 
     # ---- with its label ------------------------------------------------------------
 
-    async def _acquire(self, way: Way) -> memoryview:
+    async def _acquire(self, way: Way, refusal: Refusal | None = None) -> memoryview:
         if self._label is None:
-            return await super()._acquire(way)
+            return await super()._acquire(way, refusal)
         with said(self._label):
-            return await super()._acquire(way)
+            return await super()._acquire(way, refusal)
 
     async def _upgrade(self, way: Way) -> bool:
         with said(self._label):

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from threading import get_ident
 from time import monotonic
 from typing import ClassVar
@@ -21,7 +22,7 @@ from .._native import (
 )
 from .loops import NO_TASK, Loop, Task, Waiter, runs_another_loop
 from .ofd import Ending, LockCloser, Opener, report_slow
-from .owners import Loose, owner_of
+from .owners import HANDED_ON, Loose, owner_of
 from .request import Request
 from .slow_wait import Alarm, SlowWait
 from .statistics import Tally
@@ -36,6 +37,9 @@ MAX_KEEP = 0.002
 #: program that uses flock without the gate cannot be seen.
 MAX_SHARE = 0.05
 
+#: The gate of a region without a control page: nobody is seen there.
+NO_GATE = b"\0"
+
 #: The value of `writer` while there is none.
 NOBODY: Task = None
 
@@ -48,6 +52,9 @@ class Members:
     * `writer` is the task inside that writes, or NOBODY; `readers` counts holds by task.
       Never both.
     * A task is inside <=> the OFD holds the kernel's lock, in the matching mode.
+    * `alone` is the view of a task inside => it has entered by the shortest way (fast.py), no
+      other has joined or queued since, and the cohort has not ended: so it may leave by the
+      shortest way.
     * `idle` <=> no task is inside or queued, and no request is under way: the next task may try
       the kernel at once.
     """
@@ -55,22 +62,24 @@ class Members:
     __slots__ = (
         "__weakref__",
         "alarm",
+        "alone",
         "closer",
         "ended",
         "gate",
         "handle",
         "idle",
-        "kept_since",
         "loop",
         "max_share",
         "name",
         "native",
+        "new_waiter",
         "opener",
         "passes",
         "queue",
         "readable",
         "readers",
         "request",
+        "share_until",
         "tally",
         "tasks",
         "thread",
@@ -91,26 +100,33 @@ class Members:
         self.tally: Tally = opener.ledger.open(self.handle)
         self.loop = loop
         self.native = loop.native
+        self.new_waiter = loop.waiter
         self.tasks = loop.tasks
         self.thread = get_ident()
         self.name = opener.mapping.name
-        self.gate = opener.gate  # gate[0]: another process or thread waits there
-        self.max_share = MAX_KEEP if self.gate is None else MAX_SHARE
+        self.gate = opener.gate or NO_GATE  # gate[0]: another process or thread waits there
+        self.max_share = MAX_SHARE if opener.gate else MAX_KEEP
         self.writer: Task = NOBODY
+        self.alone: memoryview | None = None
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
         self.tally.queue = self.queue
         self.request = Request(self.handle, loop, self.name, self.tally)
         self.idle = True
         self.ended: Ending | None = None  # once it has ended: makes the error for newcomers
-        self.kept_since = 0.0  # for MAX_KEEP, see kept_for; 0.0: not known
-        self.passes = 0  # hand-overs since then, for MAX_PASSES
+        # share_until: when `max_share` is over, so that readers join no more. 0.0: not known, see
+        # kept_for. Less max_share it is the time since when others are kept out, for MAX_KEEP.
+        self.share_until = 0.0
+        self.passes = 0  # hand-overs since that time, for MAX_PASSES
         self.alarm = Alarm()  # for waits that last too long
 
     def is_foreign(self) -> bool:
         """Tell whether the caller may not use it, as it runs in another thread or event loop."""
-        if self.thread == get_ident() and self.current_task() is not None:
-            return False
+        try:
+            if self.thread == get_ident() and self.tasks[self.native] is not None:
+                return False
+        except KeyError:
+            pass
         if self.loop.is_over():
             return False
         return self.thread != get_ident() or runs_another_loop(self.native)
@@ -137,7 +153,7 @@ class Members:
         if code == 0:
             self.idle = False
             self.writer = task
-            self.kept_since = 0.0
+            self.share_until = 0.0
         return code
 
     def try_read(self, task: Task, spin: bool = False) -> int:
@@ -147,7 +163,7 @@ class Members:
             if code == 0:
                 self.idle = False
                 readers[task] = 1
-                self.kept_since = 0.0
+                self.share_until = 0.0
             return code
         return self.try_join(task, readers.get(task, 0)) if readers else BUSY
 
@@ -162,6 +178,7 @@ class Members:
             self.readers[task] = 1
         else:
             return BUSY
+        self.alone = None
         self.tally.joined += 1
         return 0
 
@@ -183,16 +200,16 @@ class Members:
         if code == 0:
             self.idle = False
             self.readers[task] = 1
-            self.kept_since = 0.0
+            self.share_until = 0.0
         return code
 
     def may_join(self) -> bool:
         """Tell whether a new reader may share the lock that readers of this loop hold."""
-        if self.gate is not None and self.gate[0]:
+        if self.gate[0]:
             return False
-        if not self.kept_since:
+        if not self.share_until:
             self.kept_for()
-        return monotonic() - self.kept_since < self.max_share
+        return monotonic() < self.share_until
 
     def kept_for(self) -> float:
         """Return for how long others may have been kept out, in seconds.
@@ -200,10 +217,10 @@ class Members:
         An uncontended grant does not read the clock. The first task that queues or joins does.
         """
         now = monotonic()
-        if not self.kept_since:
-            self.kept_since = now
+        if not self.share_until:
+            self.share_until = now + self.max_share
             self.passes = 0
-        return now - self.kept_since
+        return now - self.share_until + self.max_share
 
     def _try(self, call: Callable[..., int], *arguments: int) -> int:
         try:
@@ -218,6 +235,15 @@ class Members:
             waiter.granted = True
             self.readers[waiter.task] = self.readers.get(waiter.task, 0) + 1
             self.tally.joined += 1
+
+    def let_in_later(self, waiter: Waiter) -> None:
+        """Admit a reader that waits for long, if one of the locks inside may be its own then."""
+        self.loop.call_later(HANDED_ON, partial(self._let_in, waiter))
+
+    def _let_in(self, waiter: Waiter) -> None:
+        if waiter in self.queue and self.is_loose():
+            self.queue.remove(waiter)
+            self.admit_reader(waiter)
 
     # ---- leave ----------------------------------------------------------------
 

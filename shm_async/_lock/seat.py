@@ -29,6 +29,7 @@ from .._native import (
 from ..errors import LockTimeoutError
 from .deadlines import Deadline
 from .greenlets import sleep_is_shared, wait_in_greenlet
+from .labels import LABEL
 from .loops import Task
 from .ofd import (
     BUSY,
@@ -74,7 +75,8 @@ class Seat:
     in_loop: ClassVar[bool] = False
     writer: ClassVar[None] = None  # a seat has one holder
 
-    #: True makes `__aexit__` call `leave`: a block's hold may be acquired again in another way.
+    #: These make `__aexit__` call `leave`: a block's hold may be acquired again in another way.
+    alone: ClassVar[None] = None
     queue: ClassVar[bool] = True
 
     def __init__(self, opener: Opener, pool: "Pool") -> None:
@@ -206,14 +208,17 @@ class Seat:
         """
         if deadline.timeout != 0:
             warn_if_a_loop_stops(self.pool.name)
-        start = self.tally.wait_begins()
+        tally, start = self.tally, time.monotonic()
+        tally.contended += 1
+        tally.waiting += 1
         try:
             self._wait(exclusive, deadline, manner, beside)
         except BaseException:
-            self.tally.cancelled += 1
+            tally.cancelled += 1
             raise
         finally:
-            self.tally.wait_ended(start)
+            tally.waiting -= 1
+            tally.wait_ended(start, LABEL.get())
 
     def _wait(
         self,

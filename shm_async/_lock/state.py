@@ -5,6 +5,7 @@ begins with a claim that only one caller gets. Every other caller gets an error,
 nothing.
 """
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from .labels import with_label
 from .loops import Task
 from .ofd import EXCLUSIVE
 from .seat import Seat
+from .token import token_slots
 
 __all__ = ["ALL", "State"]
 
@@ -31,8 +33,6 @@ class State(NoAwait):
         "_beside",
         "_converters",
         "_forgotten",
-        "_free",
-        "_held",
         "_left",
         "_region",
         "_table",
@@ -40,21 +40,21 @@ class State(NoAwait):
         "_timeout",
         "_view",
         "plain",
+        *token_slots("_free", "_held"),
     )
 
     exclusive: ClassVar[bool]
     manner: ClassVar[int] = MARK  # of its beginning to write, see locking.h
 
-    # Two tokens prevent a use twice at once, also between threads, and without the GIL: `pop`
-    # gives a token to one caller, and raises KeyError for all others.
-    # A set, as to add the token twice must not make two of it.
-    # _free: one token while the hold is unused. A caller takes it before the attempt to acquire,
+    # Two tokens prevent a use twice at once, also between threads: see token.py. `del` gives a
+    # token to one caller, and raises AttributeError for all others.
+    # _free: there while the hold is unused. A caller takes it before the attempt to acquire,
     # and returns it after the release.
-    # _held: one token while the lock is held on a seat. The caller that takes it may release or
+    # _held: there while the lock is held on a seat. The caller that takes it may release or
     # convert. On a cohort only the loop's thread may do that, and it sets _view to None.
     # _at and _view are not None only while the lock is held; a conversion ends the view first.
-    # Each `pop` is alone in its `try`: an exception other than KeyError (Ctrl-C) is noticed
-    # when the call has returned, so the token was taken.
+    # Each `del` is alone in its `try`: an exception other than AttributeError (Ctrl-C, in Python
+    # 3.10) is noticed when it is done, so the token was taken.
     # _task is the key under which the cohort counts the reader.
     # _converters: an element for each call that converts, or is about to find that it cannot.
     # _left: a block ended while one of them had the token; the last of them releases.
@@ -70,8 +70,8 @@ class State(NoAwait):
         self._region = region  # only to keep it alive
         self._timeout = timeout
         self.plain: bool = timeout is None and fast_acquire
-        self._free: set[None] = {None}
-        self._held: set[None] = set()
+        self._free: None = None
+        self._held: None  # not there yet
         self._at: Place | None = None
         self._beside = False
         self._converters: list[None] = []
@@ -89,19 +89,23 @@ class State(NoAwait):
             RuntimeError: the hold is in use.
         """
         try:
-            self._free.pop()
-        except KeyError:
-            raise self._in_use() from None
-        except BaseException:
-            self._free.add(None)
-            raise
+            del self._free
+        except BaseException as error:
+            raise self._not_claimed(error) from None
+
+    def _not_claimed(self, error: BaseException) -> BaseException:
+        """Return the error to raise after `del self._free` has raised one."""
+        if isinstance(error, AttributeError):
+            return self._in_use()
+        self._free = None  # Ctrl-C, when the token was taken
+        return error
 
     def _unclaim(self) -> None:
         """Be free after an error. Release a lock that was granted right before it (Ctrl-C)."""
         if self._take():
             self._leave()
         else:
-            self._free.add(None)
+            self._free = None
 
     def _give_up(self, seat: Seat | None) -> None:
         """Hold nothing, and be free, after an exception in `__enter__`, which had that seat."""
@@ -113,7 +117,8 @@ class State(NoAwait):
             self._unclaim()
 
     def _undo(self) -> None:
-        self._held.clear()
+        with suppress(AttributeError):
+            del self._held
         self._at = self._view = None
         self._beside = False
 
@@ -128,7 +133,7 @@ class State(NoAwait):
         self._at = place
         view = self._view = (place.writable if self.exclusive else place.readable)[ALL]
         if not place.in_loop:
-            self._held.add(None)
+            self._held = None
         return view
 
     # ---- release or convert -----------------------------------------------------
@@ -144,8 +149,8 @@ class State(NoAwait):
                 raise RuntimeError(f"{self!r} belongs to an event loop: {doing} it in its thread")
             return self._view is not None
         try:
-            self._held.pop()
-        except KeyError:
+            del self._held
+        except AttributeError:
             return False
         except BaseException:
             self._leave()
@@ -155,7 +160,7 @@ class State(NoAwait):
     def _give_back(self) -> None:
         """Return the token after a conversion that holds the lock."""
         if self._at is not None and not self._at.in_loop:
-            self._held.add(None)
+            self._held = None
         self._conversion_is_over()
 
     def _lost(self, attempt: Attempt) -> None:
@@ -164,20 +169,20 @@ class State(NoAwait):
             self._undo()
             attempt.undo()
         finally:
+            self._converters.pop()
             self._left = False
-            self._free.add(None)
-            self._conversion_is_over()
+            self._free = None  # last: from now on another caller may have the hold
 
     def _conversion_is_over(self) -> None:
         self._converters.pop()
         if self._left and not self._converters:
             self._left = False
-            if self._take():
+            if self._take_to_end():  # another conversion may begin at this moment
                 self._leave()
 
     def _is_held(self) -> bool:
         in_loop = self._at is not None and self._at.in_loop
-        return bool(self._held) or (in_loop and self._view is not None)
+        return hasattr(self, "_held") or (in_loop and self._view is not None)
 
     def _leave_if_held(self) -> None:
         """End a block that may have released the lock, or acquired it again in another way."""
@@ -191,15 +196,17 @@ class State(NoAwait):
 
         If another thread or task converts the hold at this moment, its call releases the lock.
         """
-        if self._take():
-            return True
-        if not self._converters:
-            return False
-        self._left = True
-        if self._converters:  # that call checks _left after it has removed itself
-            return False
-        self._left = False
-        return self._take()
+        looked = False
+        while not self._take():
+            if self._converters:
+                self._left = True
+                if self._converters:  # that call checks _left after it has removed itself
+                    return False
+                self._left = False
+            elif looked:
+                return False
+            looked = True  # a call that converted may have returned the right just now
+        return True
 
     def _end(self, *, clean: bool) -> None:  # clean: see RecoveryHold
         """Release the lock, at the end of a block or without one."""
@@ -216,7 +223,7 @@ class State(NoAwait):
                 if at is not None:
                     at.leave(self._task)
             finally:
-                self._free.add(None)
+                self._free = None
 
     def __exit__(
         self,
@@ -225,8 +232,8 @@ class State(NoAwait):
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._held.pop()
-        except KeyError:
+            del self._held
+        except AttributeError:
             self._leave_if_held()
             return
         except BaseException:
@@ -246,7 +253,7 @@ class State(NoAwait):
                 try:
                     seat.pool.free.append(seat)
                 finally:
-                    self._free.add(None)
+                    self._free = None
         if code or seat.extra:
             seat.left(code)
 
@@ -271,7 +278,7 @@ class State(NoAwait):
         )
 
     def _state(self) -> str:
-        if self._free:
+        if hasattr(self, "_free"):
             return "free"
         at = self._at
         if at is None:

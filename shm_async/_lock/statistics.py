@@ -9,7 +9,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._native import LockHandle
-from .labels import LABEL
 from .slow_wait import SlowWait
 
 if TYPE_CHECKING:
@@ -22,10 +21,10 @@ __all__ = ["Ledger", "Statistics", "Tally", "tell_of_wait", "wait_listeners"]
 wait_listeners: "list[Callable[[str, float, str | None], None]]" = []
 
 
-def tell_of_wait(name: str, seconds: float) -> None:
+def tell_of_wait(name: str, seconds: float, label: str | None) -> None:
     """Call the listeners."""
     for listener in wait_listeners:
-        listener(name, seconds, LABEL.get())
+        listener(name, seconds, label)
 
 
 #: Upper ends of the classes in which waits are counted, in seconds; one more has the longer ones.
@@ -181,27 +180,19 @@ class Tally:
         self.waited = self.longest_wait = 0.0
         self.waits = [0] * CLASSES
 
-    def wait_begins(self) -> float:
-        """Count a wait; what this returns is for `wait_ended`."""
-        self.contended += 1
-        self.waiting += 1
-        return monotonic()
-
-    def wait_ended(self, start: float) -> None:
-        """Count the end of a wait."""
+    def wait_ended(self, start: float, label: str | None) -> None:
+        """Count the end of a wait, which began at `start` of the monotonic clock, in seconds."""
         seconds = monotonic() - start
-        self.waiting -= 1
         self.waited += seconds
         if seconds > self.longest_wait:  # a call of max() would take as long as all this
             self.longest_wait = seconds
         self.waits[bisect_left(WAIT_BOUNDS, seconds)] += 1
-        label = LABEL.get()
         if label is not None:
             self.labels.waited(label, seconds)
         if wait_listeners:
-            tell_of_wait(self.name, seconds)
+            tell_of_wait(self.name, seconds, label)
 
-    def _waiting(self) -> int:
+    def waits_now(self) -> int:
         """How many wait now; a task that was cancelled waits no more, though it has not run yet."""
         if self.queue is None:
             return self.waiting
@@ -213,7 +204,7 @@ class Tally:
             reads=self.handle.reads + self.joined,
             writes=self.handle.writes,
             contended=self.contended,
-            waiting=self._waiting(),
+            waiting=self.waits_now(),
             waited=self.waited,
             longest_wait=self.longest_wait,
             holds=self.handle.holds,
@@ -281,7 +272,7 @@ class Ledger:
 
     def _bury(self) -> None:
         """Keep the figures of closed OFDs, and nothing else of them."""
-        for tally in [tally for tally in self._live if tally.handle.fd < 0 and not tally.waiting]:
+        for tally in [each for each in self._live if each.handle.fd < 0 and not each.waits_now()]:
             self._live.remove(tally)
             self._past = _together(self._past, tally.figures())
 

@@ -1,11 +1,11 @@
 """A warning for ``with`` in a coroutine: a wait that blocks the thread stops its event loop."""
 
-import asyncio
 import logging
 import sys
 import warnings
 
 from .call_sites import frame_of_the_user, levels_to_the_user, place_of_frame
+from .loops import running_asyncio, trio_runs
 
 __all__ = ["warn_if_a_loop_stops"]
 
@@ -25,8 +25,8 @@ def warn_if_a_loop_stops(name: str) -> None:
         RuntimeError: the loop is asyncio's, in debug mode. ResourceWarning: if the warnings
             filter says "error".
     """
-    loop = _asyncio_loop()
-    if loop is None and not _trio_runs():
+    loop = running_asyncio()
+    if loop is None and not trio_runs():
         return
     frame = frame_of_the_user(sys._getframe())
     message = (
@@ -42,21 +42,3 @@ def warn_if_a_loop_stops(name: str) -> None:
     _warned.add(place)
     logger.warning("%s (at %s)", message, place_of_frame(frame), stacklevel=levels_to_the_user())
     warnings.warn(message, ResourceWarning, stacklevel=levels_to_the_user())
-
-
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _trio_runs() -> bool:
-    trio = sys.modules.get("trio")
-    if trio is None:
-        return False
-    try:
-        trio.lowlevel.current_trio_token()
-    except RuntimeError:
-        return False
-    return True

@@ -10,8 +10,9 @@ from typing import Protocol
 from weakref import ref
 
 from .._failures import closed, replaced
+from .._native import SHRUNK
 from .._terms import Terms
-from ..errors import RegionClosedError, RegionReplacedError
+from ..errors import RegionClosedError, RegionReplacedError, RegionSizeError
 from . import kin
 from .cohort import Cohort
 from .contract import Namesakes, Refusal, Way
@@ -20,7 +21,7 @@ from .fast import ReadHold, WriteHold
 from .labels import check_label
 from .long_way import LabelledReadHold, LabelledWriteHold, LongWay
 from .loops import NO_TASK, Loop, Task, adapt, current_loop
-from .ofd import Ending, Opener
+from .ofd import Ending, Opener, failure
 from .recovery import RecoveryHold, RepairHold
 from .seat import Pool, Seat
 from .statistics import Ledger
@@ -120,9 +121,9 @@ class LockTable:
     def close(self) -> None:
         """Refuse all who wait or come. A lock that is held stays so until it is released."""
         pool, cohorts = self.pool, self.cohorts
+        self.opener = self.spare_read = self.spare_write = None  # first: see _new_cohort
         self.cohorts, self.cohort = {}, NOWHERE
         close_locks(pool, cohorts, closed)
-        self.opener = self.spare_read = self.spare_write = None
 
     # ---- handing out holds -------------------------------------------------------
     #
@@ -130,15 +131,21 @@ class LockTable:
 
     def read_hold(self, timeout: float | None, fast_acquire: bool, region: object) -> ReadHold:
         """A new hold for reading. The next one is the same if nobody else refers to it by then."""
-        self.usable()
-        hold = ReadHold(self, check_timeout(timeout), fast_acquire, region)
+        if self.spare_read is None:  # a spare hold means that the region is usable
+            self.usable()
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        hold = ReadHold(self, timeout, fast_acquire, region)
         self.spare_read = hold if hold.plain and self.keeps_spares else None
         return hold
 
     def write_hold(self, timeout: float | None, fast_acquire: bool, region: object) -> WriteHold:
         """A new hold for writing. The next one is the same if nobody else refers to it by then."""
-        self.check_writable()
-        hold = WriteHold(self, check_timeout(timeout), fast_acquire, region)
+        if self.spare_write is None:  # a spare hold means that the region is usable
+            self.check_writable()
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        hold = WriteHold(self, timeout, fast_acquire, region)
         self.spare_write = hold if hold.plain and self.keeps_spares else None
         return hold
 
@@ -286,6 +293,22 @@ class LockTable:
             raise closed(self.name)
         return opener
 
+    def whole(self) -> Opener:
+        """Return what opens locks, for a caller that reads the control page, if there is one.
+
+        Raises:
+            RegionClosedError: the region is closed. RegionSizeError: the object was truncated.
+        """
+        opener = self.usable()
+        try:
+            if opener.control is not None and not opener.segment.whole(opener.mapping.size):
+                raise failure(SHRUNK, self.name)
+        except (OSError, RegionSizeError):
+            if self.usable() is opener:
+                raise
+            return self.whole()  # another thread has closed that segment, and uses a new one
+        return opener
+
     def check_writable(self) -> None:
         """Raise PermissionError if the region was attached with ``readonly=True``."""
         self.usable()
@@ -297,7 +320,7 @@ class LockTable:
 
 def close_locks(pool: Pool, cohorts: dict[object, Cohort], why: Ending) -> None:
     """Close what nobody holds now, and the rest when it is released."""
-    for cohort in cohorts.values():
+    for cohort in list(cohorts.values()):  # other threads may add theirs meanwhile
         close_in_its_thread(cohort, why)
     pool.close(why)
 

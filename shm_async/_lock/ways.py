@@ -3,12 +3,9 @@
 from collections.abc import Awaitable
 from functools import partial
 
-import anyio
-import anyio.lowlevel
-
 from .._failures import would_block
 from .._native import lock_mode
-from . import conversion, kin
+from . import conversion, kin, later
 from .cohort import Cohort
 from .contract import Attempt
 from .deadlines import Deadline
@@ -66,7 +63,7 @@ class InLoop:
                 "anyio.fail_after(seconds) or asyncio.timeout(seconds)"
             )
         if self._yields:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await later.lowlevel.checkpoint_if_cancelled()
 
     def enter(self, attempt: Attempt) -> Awaitable[None]:
         """Enter with the cohort, or beside it if a reader may; else wait in the queue.
@@ -86,7 +83,7 @@ class InLoop:
             return self._waiting(attempt, cohort)
         if code:
             raise _failure(code, attempt)
-        return anyio.lowlevel.cancel_shielded_checkpoint() if self._yields else DONE
+        return later.lowlevel.cancel_shielded_checkpoint() if self._yields else DONE
 
     def _try(self, attempt: Attempt) -> tuple[int, Cohort]:
         cohort = self._join(attempt)
@@ -134,7 +131,7 @@ class InLoop:
 
     async def _queue_or_beside(self, attempt: Attempt, cohort: Cohort) -> None:
         """Wait in the queue; after HANDED_ON read beside a lock that this task may have got."""
-        with anyio.move_on_after(HANDED_ON):
+        with later.move_on_after(HANDED_ON):
             await cohort.enter(False, attempt.task, attempt.manner)
             return
         code, cohort = self._try_beside(attempt, cohort)

@@ -54,7 +54,10 @@ int32_t shma_generation_sound(shma_lock *lock)
 
     if (code < 0)
         return code;
-    return writer_died(lock) && !lock->ignore ? -EOWNERDEAD : 0;
+    if (writer_died(lock) && !lock->ignore)
+        return -EOWNERDEAD;
+    lock->inside = 1;
+    return 0;
 }
 
 int32_t shma_lock_sound(shma_lock *lock)
@@ -109,6 +112,7 @@ int32_t shma_generation_begin(shma_lock *lock, int32_t manner)
             return -EOWNERDEAD;
         lock->unsound = manner == SHMA_RECOVER;
     }
+    lock->inside = 1;
     lock->writes++;
     if (manner != SHMA_MARK_LATER)
         shma_lock_mark(lock);

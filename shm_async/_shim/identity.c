@@ -70,6 +70,26 @@ int32_t shma_identity_check(int32_t fd, shma_identity *identity, int64_t size)
     return 0;
 }
 
+/*
+ * The position, moved as far ahead of another file's end as ours was, would now pass for ours. So
+ * nothing is recognised any more, until a new descriptor gets a mark.
+ */
+int32_t shma_identity_moved(int32_t fd, shma_identity *identity, int64_t size)
+{
+    struct stat found;
+    int32_t code;
+
+    if (fd < 0)
+        return -EBADF;
+    if (fstat(fd, &found) < 0 || found.st_dev != identity->device ||
+        found.st_ino != identity->inode) {
+        identity->position = -1;
+        return -EBADFD;
+    }
+    code = place(fd, identity, found.st_size); /* a foreign program has changed the size */
+    return code == 0 && found.st_size < size ? -ERANGE : code;
+}
+
 int32_t shma_identity_glance(int32_t fd, shma_identity *identity, int64_t size)
 {
     int ahead;

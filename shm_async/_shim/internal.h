@@ -49,14 +49,17 @@ static inline int32_t shma_identity_holds(const shma_identity *identity, int64_t
  * The same as shma_identity_check. _glance costs half of it as a rule. _glance_again costs a
  * third, and moves the position of a descriptor that is no longer ours: use it only where no
  * time has passed since the last check in which the program could have closed the descriptor.
+ * When it has moved a position, _moved decides.
  */
 int32_t shma_identity_glance(int32_t fd, shma_identity *identity, int64_t size);
+int32_t shma_identity_moved(int32_t fd, shma_identity *identity, int64_t size);
 static inline int32_t shma_identity_glance_again(int32_t fd, shma_identity *identity, int64_t size)
 {
-    if (shma_identity_holds(identity, size) &&
-        lseek(fd, identity->ahead, SEEK_END) == identity->position)
+    if (!shma_identity_holds(identity, size))
+        return shma_identity_check(fd, identity, size);
+    if (lseek(fd, identity->ahead, SEEK_END) == identity->position)
         return 0;
-    return shma_identity_check(fd, identity, size);
+    return shma_identity_moved(fd, identity, size);
 }
 
 /* ---- object.c ------------------------------------------------------------------- */

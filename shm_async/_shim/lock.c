@@ -23,9 +23,14 @@ enum { LULL_NS = 5000, BRIEF_NS = 20000 };
 /* A hold of that mode ends, and perhaps the next one begins. 1: it was a slow one. */
 static int32_t hold_ended(shma_lock *lock, int32_t mode, int64_t end)
 {
+    int32_t was_inside = lock->inside;
+
+    lock->inside = 0;
     lock->ended = mode;
     lock->lasted = end - lock->since;
     lock->since = end;
+    if (!was_inside) /* the kernel's lock outlasted the hold, and nobody came */
+        return 0;
     lock->held += lock->lasted;
     lock->holds++;
     if (lock->lasted > lock->longest)
@@ -82,6 +87,7 @@ void shma_lock_bind(shma_lock *lock)
 /* flock(2) gave us `mode`. */
 static void entered(shma_lock *lock, int32_t mode, int64_t since)
 {
+    lock->inside = 0;
     lock->since = lock->granted = since;
     set_taker(lock);
     shma_mode_set(lock, mode);
@@ -284,6 +290,8 @@ int32_t shma_lock_pass(shma_lock *lock, int32_t manner, int32_t polite)
     code = lock->lasted < BRIEF_NS
                ? shma_identity_glance_again(lock->fd, &lock->identity, lock->size)
                : shma_lock_whole(lock);
+    if (code == -EBADFD)
+        return shma_lock_lost(lock);
     if (code < 0)
         return code;
     return polite && shma_gate_is_taken(lock) ? -EWOULDBLOCK : shma_generation_begin(lock, manner);
@@ -293,7 +301,7 @@ int32_t shma_lock_pass(shma_lock *lock, int32_t manner, int32_t polite)
 
 int32_t shma_lock_downgrade(shma_lock *lock)
 {
-    int32_t code;
+    int32_t was_inside = lock->inside, code;
 
     if (lock->fd < 0)
         return -EBADF;
@@ -305,6 +313,7 @@ int32_t shma_lock_downgrade(shma_lock *lock)
     shma_mode_set(lock, LOCK_SH);
     code = flock(lock->fd, LOCK_SH | LOCK_NB) < 0 ? shma_failed()
                                                   : hold_ended(lock, LOCK_EX, shma_now());
+    lock->inside = was_inside;
     shma_watchers_tell(lock);
     return code;
 }
@@ -332,6 +341,7 @@ int32_t shma_lock_upgrade(shma_lock *lock)
     }
     (void)hold_ended(lock, LOCK_SH, shma_now());
     shma_mode_set(lock, LOCK_EX);
+    lock->inside = 1;
     lock->writes++;
     shma_lock_mark(lock);
     return 0;

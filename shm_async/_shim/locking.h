@@ -46,6 +46,7 @@ typedef struct shma_lock {
     uint64_t taker;   /* the thread that it is bound to, or that took it last; low half: its
                              gettid(). Python clears the high half of a lock that any thread may
                              release: then it counts as taken by no thread */
+    int32_t inside;   /* a hold has begun and not ended; else the lock is between two holds */
     int64_t since;    /* when the current hold began, ns (CLOCK_MONOTONIC) */
     int64_t granted;  /* when the kernel granted the lock, to this hold or to one before it */
     int64_t lasted;   /* the last hold that ended, ns */

@@ -13,7 +13,7 @@
 static int32_t has_name(int32_t fd, int32_t sysv)
 {
     struct stat found;
-    shma_sysv_facts facts;
+    shma_sysv_facts facts = {0};
     int32_t code;
 
     if (fstat(fd, &found) < 0)
@@ -27,7 +27,7 @@ static int32_t has_name(int32_t fd, int32_t sysv)
 /* Whether a process that knows no companion of the segment can still find it. */
 static int32_t can_be_found(int32_t sysv)
 {
-    shma_sysv_facts facts;
+    shma_sysv_facts facts = {0};
     int32_t code = shma_sysv_stat(sysv, &facts);
 
     if (code == -EINVAL || code == -EIDRM)

@@ -1,8 +1,5 @@
 #define _GNU_SOURCE
 #include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <sys/file.h>
 
 #include "internal.h"
 
@@ -16,8 +13,9 @@
  * - The lock has lately been free again soon. `recent` says how long an OFD had it, in all holds
  *   that an event loop handed on without the kernel together: this OFD, and in the control page
  *   any writer. Both are hints: a wrong one costs time, never exclusion.
- * - There is another processor, for the holder to run on.
- * - Spinning has lately succeeded. After each failure twice as many tries go without it.
+ * - Spinning has lately succeeded. After each failure twice as many tries go without it. So
+ *   nobody counts processors: a process that is pinned to one finds out whether the holder runs
+ *   on another.
  * - Nobody stands at the gate. A waiter there comes first, and ends the spin.
  */
 enum {
@@ -28,16 +26,6 @@ enum {
     MOST_SKIPPED = 7,     /* tries without a spin, after failures */
     PAUSES = 20           /* between two looks: some 0.3 us */
 };
-
-static pthread_once_t counted_once = PTHREAD_ONCE_INIT;
-static int processors;
-
-static void count_processors(void)
-{
-    cpu_set_t set;
-
-    processors = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
 
 static uint32_t average(uint32_t recent, int64_t lasted)
 {
@@ -67,9 +55,8 @@ static int64_t patience(const shma_lock *lock)
         held = shared;
     if (held > WORTH_NS)
         return 0;
-    (void)pthread_once(&counted_once, count_processors);
     longest = SHORTEST_NS + 2 * (int64_t)held;
-    return processors < 2 ? 0 : longest < LONGEST_NS ? longest : LONGEST_NS;
+    return longest < LONGEST_NS ? longest : LONGEST_NS;
 }
 
 /*

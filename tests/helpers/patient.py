@@ -8,7 +8,6 @@ signal handler raises goes through. Then it says what is left: waiting threads, 
 signals that got a handler meanwhile.
 """
 
-import asyncio
 import contextlib
 import os
 import re
@@ -16,10 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import anyio
-import trio
-import uvloop
 
 from shm_async import Hold, LockTimeoutError, Region
 
@@ -56,10 +51,19 @@ def wait(region: Region, how: str, timeout: float | None = None, kind: str = "wr
         while (answer := wait_in_thread(region, timeout, kind)) == "gave up":
             pass
         return answer
+    # Each loop's own way to take Ctrl-C. A program imports the one that it needs: all of them
+    # would cost it a fifth of a second.
     if how == "trio":
+        import trio
+
         return trio.run(wait_in_loop, region, timeout, kind)
-    run = asyncio.run if how == "asyncio" else uvloop.run  # their own way to take Ctrl-C
-    return run(wait_in_loop(region, timeout, kind))
+    if how == "uvloop":
+        import uvloop
+
+        return uvloop.run(wait_in_loop(region, timeout, kind))
+    import asyncio
+
+    return asyncio.run(wait_in_loop(region, timeout, kind))
 
 
 def lock(region: Region, kind: str, **options):
@@ -75,6 +79,8 @@ def wait_in_thread(region: Region, timeout: float | None, kind: str) -> str:
 
 
 async def wait_in_loop(region: Region, timeout: float | None, kind: str) -> str:
+    import anyio
+
     with anyio.move_on_after(timeout):
         async with lock(region, kind):
             return "granted"
@@ -82,6 +88,8 @@ async def wait_in_loop(region: Region, timeout: float | None, kind: str) -> str:
 
 
 def run(how: str, main: Callable[[], object]) -> None:
+    import anyio
+
     backend, options = BACKENDS[how]
     anyio.run(main, backend=backend, backend_options=options)
 
@@ -110,7 +118,9 @@ def main() -> None:
     timeout = float(rest[0]) if rest and rest[0] != "-" else None
     with Region.attach(name) as region:
         if how in BACKENDS:  # an event loop has handlers of its own
-            anyio.run(anyio.lowlevel.checkpoint, backend=BACKENDS[how][0])
+            from anyio.lowlevel import checkpoint
+
+            run(how, checkpoint)
         before = handled_signals()
         say("asking")
         try:

@@ -1,6 +1,8 @@
 """Another process that locks with flock(2) and knows nothing of us."""
 
+import atexit
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +19,13 @@ class Rival:
 
     PROGRAM = """
 import fcntl, os, struct, sys
-fd = os.open(sys.argv[1], os.O_RDWR)
-print("ready", flush=True)
 for line in sys.stdin:
     word, *arguments = line.split()
-    if word == "truncate":
+    if word == "open":
+        fd = os.open("/dev/shm/" + line.removeprefix("open ").removesuffix("\\n"), os.O_RDWR)
+    elif word == "close":  # frees all that it holds
+        os.close(fd)
+    elif word == "truncate":
         os.ftruncate(fd, int(arguments[0]))
     elif word == "gate":  # its length is a ticket
         length = int(arguments[0]) if arguments else 1
@@ -40,20 +44,28 @@ for line in sys.stdin:
 """
 
     def __init__(self, name: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", "-c", self.PROGRAM, f"/dev/shm/{name}"],
+        self.process = _idle.pop() if _idle and _idle_of == [os.getpid()] else self._start()
+        self._unanswered = 0
+        self._closed = False
+        assert self.do(f"open {name}") == "done"
+
+    def _start(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-S", "-c", self.PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._answer() == "ready"
 
     def _answer(self) -> str:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        answer = self.process.stdout.readline().strip()
+        self._unanswered -= 1
+        return answer
 
     def send(self, words: str) -> None:
         assert self.process.stdin is not None
+        self._unanswered += 1
         self.process.stdin.write(words + "\n")
         self.process.stdin.flush()
 
@@ -75,9 +87,41 @@ for line in sys.stdin:
         self.close()
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait(10)
+        """End what it holds; its process is kept for the next rival if all is well with it."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            well = not self._unanswered and self.do("close") == "done"
+        except BrokenPipeError:  # it was killed
+            well = False
+        if well:
+            _keep(self.process)
+        else:
+            end(self.process)
+
+
+# ---- processes kept, as each test would wait for a new one --------------------------------------
+
+_idle: "list[subprocess.Popen[str]]" = []
+_idle_of: list[int] = []  # the process that they are children of: a fork inherits this list
+
+
+def _keep(process: "subprocess.Popen[str]") -> None:
+    if _idle_of != [os.getpid()]:
+        _idle_of[:] = [os.getpid()]
+        _idle.clear()
+    _idle.append(process)
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(BrokenPipeError):
+        process.communicate(timeout=10)
+    process.wait(10)
+
+
+@atexit.register
+def _end_the_idle() -> None:
+    if _idle_of == [os.getpid()]:
+        while _idle:
+            end(_idle.pop())

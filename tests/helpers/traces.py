@@ -29,8 +29,9 @@ def our_threads() -> set[str]:
     """The waiting threads of the shim; Python's own are not ours to count."""
     found = set()
     for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # it has ended
-            if Path(f"/proc/self/task/{task}/comm").read_text().strip() == "shm_async":
+        # suppressed: it has ended
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{task}/comm", "rb") as comm:
+            if comm.read() == b"shm_async\n":
                 found.add(task)
     return found
 

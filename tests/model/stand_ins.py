@@ -120,9 +120,10 @@ class Kernel:
 class Waiter:
     """A task that is parked; the machine resumes it when it was woken."""
 
-    def __init__(self, exclusive: bool, task: object) -> None:
+    def __init__(self, exclusive: bool, task: object, manner: int) -> None:
         self.exclusive, self.task = exclusive, task
-        self.manner = MARK
+        self.manner = manner
+        self.since, self.label = 0.0, None
         self.upgrading = False
         self.granted = self.woken = self.cancelled = False
         self.error: Exception | None = None
@@ -149,8 +150,8 @@ class Loop:
         self.waiters: dict[object, Waiter] = {}
         self.native, self.tasks = None, {}
 
-    def waiter(self, exclusive: bool, task: object) -> Waiter:
-        waiter = self.waiters[task] = Waiter(exclusive, task)
+    def waiter(self, exclusive: bool, task: object, manner: int = MARK) -> Waiter:
+        waiter = self.waiters[task] = Waiter(exclusive, task, manner)
         return waiter
 
     def watch(self, _fd: int, callback) -> None:

@@ -7,8 +7,9 @@ from collections import Counter
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
-from cohorts import queued, until_blocked
+from cohorts import idle, queued, until_blocked
 from rivals import Rival
 from traces import our_descriptors, our_threads
 from waits import until
@@ -297,3 +298,66 @@ async def waits_and_is_cancelled(region: Region) -> None:
     with anyio.move_on_after(0.01) as scope:
         await region.write_lock().acquire()
     assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("kind", ["read_lock", "write_lock"])
+async def test_an_exception_right_after_a_queued_grant_leaves_nothing(
+    region: Region, monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    """Such as Ctrl-C, which may come between any two steps."""
+    hold = getattr(region, kind)()
+    leave = anyio.Event()
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    async def stay() -> None:
+        async with region.write_lock():
+            await leave.wait()
+            monkeypatch.setattr(type(hold), "_entered", interrupted)
+
+    async def follow() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            await hold.__aenter__()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stay)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(follow)
+        await until(lambda: queued(region))
+        leave.set()
+    monkeypatch.undo()
+    assert idle(region)
+    async with hold:
+        pass
+
+
+async def test_a_wait_for_oneself_by_another_region_is_noticed_in_a_busy_queue(region: Region):
+    with Region.attach(region.name) as again:
+
+        async def wait() -> None:
+            async with again.write_lock():
+                pass
+
+        async with anyio.create_task_group() as group, region.write_lock():
+            group.start_soon(wait)
+            await until(lambda: queued(again))
+            with pytest.raises(RuntimeError, match="would wait for itself"):
+                await again.write_lock().__aenter__()
+
+
+async def test_a_block_that_ends_in_another_thread_hands_nothing_over(region: Region):
+    hold = region.write_lock()
+    view = await hold.__aenter__()
+
+    async def wait() -> None:
+        async with region.write_lock():
+            pass
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await until(lambda: queued(region))
+        await anyio.to_thread.run_sync(hold.__aexit__, None, None, None)
+        assert hold.view is view
+        assert queued(region) == 1
+        await hold.__aexit__(None, None, None)

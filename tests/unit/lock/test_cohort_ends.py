@@ -1,10 +1,13 @@
 """The cohort: waits that end without the lock, by a cancellation or the end of a region or loop."""
 
 import asyncio
+import fcntl
 import gc
 import os
 import random
 import threading
+import time
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -15,6 +18,7 @@ from traces import our_descriptors, our_threads
 from waits import until, wait_until
 
 from shm_async import Region, RegionClosedError, RegionSizeError
+from shm_async._lock import cohort
 
 # ---- cancellation ------------------------------------------------------------------------------
 
@@ -288,3 +292,49 @@ def test_a_loop_that_ends_with_waiters_leaves_nothing_held(region: Region, rival
     asyncio.run(main())
     assert region.buffer[0] == 1
     assert rival.do("try-exclusive") == "done"
+
+
+# ---- a program that closes our descriptor ------------------------------------------------------
+
+
+async def test_a_late_hand_over_without_a_descriptor_unlocks_no_other_file(
+    region: Region, rival: Rival, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The number is another file's by then, and the hold too brief for its end to notice that."""
+    monkeypatch.setattr(cohort, "MAX_PASSES", 0)  # each hand-over is late
+    other = tmp_path / "other"
+    other.touch()
+    leave = anyio.Event()
+
+    async def stay() -> None:
+        async with region.write_lock():
+            await leave.wait()
+            ours = region._table.cohort
+            handle, ours.share_until = ours.handle, time.monotonic() + ours.max_share
+            opened = os.open(other, os.O_RDWR)
+            os.dup2(opened, handle.fd)
+            os.close(opened)
+            numbers.append(handle.fd)
+            fcntl.flock(handle.fd, fcntl.LOCK_EX)
+            handle.since = time.monotonic_ns() + 10**9  # as if it had begun just now
+
+    async def follow() -> None:
+        async with region.write_lock():
+            kept_out.append(rival.do("try-exclusive"))
+
+    numbers: list[int] = []
+    kept_out: list[str] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(stay)
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(follow)
+        await until(lambda: queued(region))
+        leave.set()
+    assert kept_out == ["busy"]
+    again = os.open(other, os.O_RDWR)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(again)
+        os.close(numbers[0])

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+import anyio
 import pytest
+from rivals import Rival
 
 from shm_async import Hold, Region
 from shm_async._lock import slow
@@ -12,7 +14,7 @@ from shm_async._lock.ways import InThread
 LOCKS = {"read": lambda region: region.read_lock(), "write": lambda region: region.write_lock()}
 
 #: What differs from use to use, or is another object each time; `_view` is looked at apart.
-APART = {"__weakref__", "_view", "alarm", "closer", "opener", "pool", "tally"}
+APART = {"__weakref__", "_view", "alarm", "alone", "closer", "opener", "pool", "tally"}
 
 #: A writer's key is known to its cohort; the fast way spares the hold the store.
 UNUSED = {"write": {"_task"}, "read": set()}
@@ -26,7 +28,7 @@ def slots(thing: object) -> dict[str, object]:
 def state_of(hold: Hold, place: object, kind: str) -> dict[str, object]:
     view = hold._view
     found = {name: value for name, value in slots(hold).items() if name not in UNUSED[kind]}
-    found["tokens"] = (len(hold._free), len(hold._held))
+    found["tokens"] = (hasattr(hold, "_free"), hasattr(hold, "_held"))
     found["view"] = None if view is None else (view.readonly, view.format, view.nbytes)
     found["place"] = {
         name: value.copy() if isinstance(value, (dict, list)) else value
@@ -45,7 +47,7 @@ async def test_in_a_task(region: Region, kind: str):
     cohort = region._table.cohort
     seen = []
     for fast in (True, False):
-        cohort.kept_since, hold._task = 1.0, None  # of an earlier use
+        cohort.share_until, hold._task = 1.0, None  # of an earlier use
         if fast:
             await hold.__aenter__()
         else:
@@ -102,5 +104,36 @@ async def test_beside_a_reader_of_the_same_loop(region: Region):
             hold._leave()
             seen.append((inside, state_of(hold, cohort, "read")))
     for inside, outside in seen:
-        inside["place"].pop("kept_since"), outside["place"].pop("kept_since")
+        inside["place"].pop("share_until"), outside["place"].pop("share_until")
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("how", ["block", "nowait", "nested"])
+async def test_the_first_of_two_readers_leaves_the_lock_to_the_second(
+    region: Region, rival: Rival, how: str
+):
+    """It entered as the only one, and is not by the time its block ends."""
+    first, second = region.read_lock(), region.read_lock()
+    leave = anyio.Event()
+    async with first:
+        pass  # the cohort is there from now on
+
+    async def read() -> None:
+        async with second:
+            await leave.wait()
+
+    async with anyio.create_task_group() as group:
+        async with first:
+            if how == "block":
+                group.start_soon(read)
+                await anyio.wait_all_tasks_blocked()
+            elif how == "nowait":
+                second.acquire_nowait()
+            else:
+                await second.__aenter__()  # the task reads already
+        assert rival.do("try-exclusive") == "busy"
+        assert second.view[0] == 0
+        leave.set()
+    if how != "block":
+        second.release()
+    assert rival.do("try-exclusive") == "done"

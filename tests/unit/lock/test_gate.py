@@ -332,3 +332,28 @@ async def test_a_readonly_region_waits_at_the_gate_too(region: Region, rival: Ri
         hold = reader.read_lock()
         hold.acquire_nowait()
         hold.release()
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_no_reader_joins_those_of_its_loop_while_another_process_waits(
+    region: Region, request: pytest.FixtureRequest, known: bool
+):
+    """Whether it is known since when they read, as others have joined, or not."""
+    leave = anyio.Event()
+
+    async def read() -> None:
+        async with region.read_lock():
+            await leave.wait()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        process = request.getfixturevalue("waiter")
+        cohort = region._table.cohort
+        cohort.share_until = time.monotonic() + cohort.max_share if known else 0.0
+        with anyio.move_on_after(0.05) as scope:
+            async with region.read_lock():
+                raise AssertionError("it overtook a writer")
+        assert scope.cancelled_caught
+        leave.set()
+    assert await anyio.to_thread.run_sync(process.stdout.readline) == b"inside\n"

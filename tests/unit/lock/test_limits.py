@@ -33,6 +33,9 @@ def lower():
     resource.setrlimit(limit, (least, before[1]))
 
 async def ask():
+    with Region.temporary(1) as another:
+        async with another.read_lock():
+            pass  # the first use in a loop imports modules, which takes a descriptor
     hold = region.write_lock()
     if name != "RLIMIT_NOFILE":
         try:

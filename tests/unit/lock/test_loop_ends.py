@@ -13,7 +13,7 @@ from rivals import Rival
 from traces import our_descriptors
 
 from shm_async import Hold, LockTimeoutError, Region, WouldBlockError
-from shm_async._lock.loops import AsyncioLoop
+from shm_async._lock.adapters import AsyncioLoop
 
 
 async def write(region: Region) -> None:

@@ -15,7 +15,7 @@ from rivals import blocked_in_flock
 from waits import until, wait_until
 
 from shm_async import Hold, LockTimeoutError, Region, WouldBlockError
-from shm_async._lock import cohort, owners, seat, ways
+from shm_async._lock import members, owners, seat, ways
 
 #: Tests that block the thread of their event loop for a moment.
 blocks_the_loop = pytest.mark.filterwarnings("ignore:.*stops its event loop:ResourceWarning")
@@ -127,7 +127,7 @@ async def acquired_by_a_task_that_goes_on(region: Region) -> Hold:
     async def run() -> None:
         await hold.acquire()
         inside.set()
-        await anyio.sleep(0.5)
+        await _over.wait()
 
     _tasks.start_soon(run)
     await inside.wait()
@@ -147,6 +147,7 @@ async def acquired_in_a_thread(region: Region) -> Hold:
 
 
 _tasks: anyio.abc.TaskGroup
+_over: anyio.Event  # what such a task goes on until
 
 
 @pytest.mark.parametrize(
@@ -159,17 +160,20 @@ _tasks: anyio.abc.TaskGroup
     ],
 )
 async def test_a_reader_who_was_handed_a_read_lock_may_read_again(
-    region: Region, second: Region, acquired
+    region: Region, second: Region, acquired, monkeypatch: pytest.MonkeyPatch
 ):
-    global _tasks
+    global _tasks, _over
+    for module in (members, seat, ways):  # the next test waits for as long as users do
+        monkeypatch.setattr(module, "HANDED_ON", 0.1)
     async with anyio.create_task_group() as group:
-        _tasks = group
+        _tasks, _over = group, anyio.Event()
         hold = await acquired(region)
         group.start_soon(write, second)
         await until(lambda: queued(second) == 1)
         with anyio.fail_after(2):
             await read(second)
         hold.release()
+        _over.set()
 
 
 def test_a_thread_that_was_handed_a_read_lock_may_read_again(region: Region):
@@ -190,14 +194,14 @@ def test_a_thread_that_was_handed_a_read_lock_may_read_again(region: Region):
     assert not blocked.is_alive()
 
 
-LONG = 0.3  # seconds for which a lock is held; a reader waits longer than that before it believes
+LONG = 0.1  # seconds for which a lock is held; a reader waits longer than that before it believes
 
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader waits so long that a machine that is late does not matter."""
     assert owners.HANDED_ON > LONG
-    for module in (cohort, seat, ways):
+    for module in (members, seat, ways):
         monkeypatch.setattr(module, "HANDED_ON", 30.0)
 
 
@@ -206,7 +210,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_lock_that_may_be_handed_on_lets_no_reader_overtake(
     region: Region, second: Region, acquired
 ):
-    global _tasks
+    global _tasks, _over
     order: list[str] = []
 
     async def log(lock: Callable[[], Hold]) -> None:
@@ -214,7 +218,7 @@ async def test_a_lock_that_may_be_handed_on_lets_no_reader_overtake(
             order.append(lock.__name__)
 
     async with anyio.create_task_group() as group:
-        _tasks = group
+        _tasks, _over = group, anyio.Event()
         hold = await acquired(region)
         group.start_soon(log, second.write_lock)
         await until(lambda: queued(second) == 1)
@@ -225,6 +229,7 @@ async def test_a_lock_that_may_be_handed_on_lets_no_reader_overtake(
         await anyio.sleep(LONG)
         assert order == []
         hold.release()
+        _over.set()
     assert order == ["write_lock", "read_lock", "read_lock"]
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import logging
 import os
 import threading
 import time
@@ -109,37 +108,6 @@ def test_threads_that_wait_are_counted(region: Region, rival: Rival):
     assert (figures.reads, figures.writes) == (1, 0)
 
 
-async def test_the_longest_hold_and_the_time_of_all_holds(region: Region):
-    for lock in (region.read_lock(), region.write_lock()):
-        async with lock:
-            await anyio.sleep(0.02)
-    with region.write_lock():
-        assert region.statistics().holds == 2
-    figures = region.statistics()
-    assert 0.02 <= figures.longest_hold <= figures.held - 0.02 < 10
-    assert figures.holds == 3
-
-
-async def test_readers_whose_holds_overlap_count_as_one_hold(region: Region):
-    async with region.read_lock():
-        async with region.read_lock():
-            pass
-        with region.read_lock():  # of the thread
-            pass
-    assert region.statistics().holds == 2
-
-
-async def test_a_hand_over_ends_one_hold_and_begins_another(region: Region):
-    async def write() -> None:
-        async with region.write_lock():
-            await anyio.sleep(0.02)
-
-    async with anyio.create_task_group() as group:
-        for _ in range(3):
-            group.start_soon(write)
-    assert 0.02 <= region.statistics().longest_hold < 0.06
-
-
 def test_threads_that_come_and_go_lose_no_counts(region: Region):
     barrier = threading.Barrier(20)
 
@@ -189,68 +157,6 @@ def test_statistics_cannot_be_changed(region: Region):
 
 
 # ---- slow holds --------------------------------------------------------------------------------
-
-
-async def test_slow_holds_are_logged_with_the_line_that_ended_them(
-    region: Region, caplog: pytest.LogCaptureFixture
-):
-    async with region.write_lock():
-        await anyio.sleep(0.02)
-    assert caplog.records == []  # off by default
-    assert region.slow_hold is None
-    region.slow_hold = 0.01
-    async with region.write_lock():
-        pass
-    assert caplog.records == []
-    async with region.write_lock():
-        await anyio.sleep(0.02)
-    async with region.read_lock():
-        await anyio.sleep(0.02)
-    with region.write_lock():
-        time.sleep(0.02)
-    hold = region.write_lock()
-    await hold.acquire()
-    await anyio.sleep(0.02)
-    hold.downgrade()
-    hold.release()
-    kinds = [record.getMessage().split()[3] for record in caplog.records]
-    assert kinds == ["write", "read", "write", "write"]
-    for record in caplog.records:
-        assert (record.name, record.levelno) == ("shm_async", logging.WARNING)
-        assert record.filename == "test_statistics.py"
-        assert region.name in record.getMessage()
-    region.slow_hold = None
-    with region.write_lock():
-        time.sleep(0.02)
-    assert len(caplog.records) == 4
-
-
-async def test_a_slow_hold_that_is_handed_on_is_logged(
-    region: Region, caplog: pytest.LogCaptureFixture
-):
-    region.slow_hold = 0.01
-
-    async def write(seconds: float) -> None:
-        async with region.write_lock():
-            await anyio.sleep(seconds)
-
-    async with anyio.create_task_group() as group:
-        await group.start(hold_for, region, 0.02)
-        group.start_soon(write, 0)
-    assert len(caplog.records) == 1
-
-
-async def hold_for(region: Region, seconds: float, *, task_status) -> None:
-    async with region.write_lock():
-        task_status.started()
-        await anyio.sleep(seconds)
-
-
-@pytest.mark.parametrize("nonsense", [-1, float("nan"), "1", True])
-def test_slow_hold_is_a_number_of_seconds(region: Region, nonsense):
-    with pytest.raises((TypeError, ValueError)):
-        region.slow_hold = nonsense
-    assert region.slow_hold is None
 
 
 async def test_waits_are_counted_by_their_length(region: Region, rival: Rival):

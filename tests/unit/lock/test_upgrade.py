@@ -194,9 +194,9 @@ async def test_a_cancelled_upgrade_holds_nothing(region: Region, rival: Rival):
         assert scope.cancelled_caught
         with pytest.raises(RuntimeError, match="not held"):
             hold.release()
+    await until(lambda: all(cohort.idle for cohort in region._table.cohorts.values()))
     rival.do("unlock")
     assert rival.do("try-exclusive") == "done"
-    await until(lambda: all(cohort.idle for cohort in region._table.cohorts.values()))
 
 
 async def test_an_upgrade_that_is_cancelled_behind_readers_lets_the_next_in(
