@@ -3,6 +3,7 @@
 Run by `make command-files`. What it makes lies in share/, where wheels take it from.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -44,15 +45,26 @@ _shm_async_regions() {
 def main() -> None:
     """Make them all."""
     parser = make_parser()
+    shorten_texts_of(parser)
     for shell, place in PLACES.items():
-        write(place, shtab.complete(parser, shell, preamble=FUNCTIONS))
+        write(place, shtab.complete(parser, shell, root_prefix="shma", preamble=FUNCTIONS))
     write(PAGE, manual_page())
+
+
+def shorten_texts_of(parser: argparse.ArgumentParser) -> None:
+    """Leave of each command's text the first sentence: a shell shows a line of it."""
+    for name, command in parser._subparsers._group_actions[0].choices.items():  # noqa: SLF001  # argparse tells it nowhere else
+        command.description = texts.COMMANDS[name][0]
 
 
 def write(place: str, text: str) -> None:
     path = SHARE / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(line.rstrip() for line in text.splitlines()) + "\n")
+    lines = [line.rstrip() for line in text.splitlines()]
+    if place != PAGE:  # without comments but the first, which says what made it
+        rest = (line for line in lines[1:] if line and not line.lstrip().startswith("#"))
+        lines = [lines[0], f"# made by `make {Path(__file__).stem.replace('_', '-')}`", *rest]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def manual_page() -> str:

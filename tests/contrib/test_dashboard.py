@@ -1,5 +1,6 @@
 """The dashboard: over HTTP, mounted in another app, and in a browser."""
 
+import gzip
 import json
 import os
 import signal
@@ -93,6 +94,7 @@ def test_every_answer_has_a_strict_policy(server: Server):
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "uPlot" in httpx.get(server.url + "static/uPlot.iife.min.js").text  # unpacked
     assert httpx.get(server.url + "static/../__init__.py").status_code == 404
     assert httpx.post(server.url).status_code == 405
 
@@ -181,6 +183,22 @@ async def test_it_can_be_mounted():
         moved = await client.get("/shm")
         assert moved.headers["location"].endswith("/shm/")
         assert (await client.get("/shm/static/page.js")).status_code == 200
+
+
+async def test_a_file_that_a_wheel_has_packed_arrives_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "page.js.gz").write_bytes(gzip.compress(b"let one"))
+    (tmp_path / "index.html.gz").write_bytes(gzip.compress(b"<title>"))
+    (tmp_path / "icon.svg").write_bytes(b"<svg/>")
+    monkeypatch.setattr("shm_async.contrib.dashboard.STATIC", tmp_path)
+    transport = httpx.ASGITransport(dashboard())
+    async with httpx.AsyncClient(transport=transport, base_url="http://here/static/") as client:
+        script, icon = await client.get("page.js"), await client.get("icon.svg")
+        page = await client.get("http://here/")
+    assert (script.text, icon.text) == ("let one", "<svg/>")
+    assert (page.text, page.headers["content-type"][:9]) == ("<title>", "text/html")
+    assert "javascript" in script.headers["content-type"]
 
 
 # ---- in a browser ----------------------------------------------------------------------

@@ -10,12 +10,13 @@ password: on its own it listens on this machine alone; mounted, it is as open as
 """
 
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -24,7 +25,7 @@ from ._feed import Feed
 
 __all__ = ["dashboard"]
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"  # in a wheel some files have been packed by setup.py
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -57,7 +58,7 @@ def dashboard(names: Sequence[str] = (), *, shared: str | None = None) -> Starle
     async def page(request: Request) -> Response:
         if not request.url.path.endswith("/"):  # mounted: the files stand below it
             return Response(status_code=307, headers={"Location": request.url.path + "/"})
-        return FileResponse(STATIC / "index.html", headers=HEADERS)
+        return await files.get_response("index.html", request.scope)
 
     async def events(request: Request) -> Response:
         return Events(feed, request.query_params.get("region"))
@@ -105,6 +106,13 @@ class Files(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file. Waits for the disk; can be cancelled. Raises HTTPException: there is none."""
-        response = await super().get_response(path, scope)
+        packed = f"{path}.gz"
+        if not (STATIC / packed).exists():
+            response = await super().get_response(path, scope)
+            response.headers.update(HEADERS)
+            return response
+        response = await super().get_response(packed, scope)
         response.headers.update(HEADERS)
+        response.headers["Content-Type"] = guess_type(path)[0] or "text/plain"
+        response.headers["Content-Encoding"] = "gzip"  # each browser knows it
         return response
