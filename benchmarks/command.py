@@ -19,6 +19,7 @@ from benchmarks.place import Place
 SCENARIOS = (
     "pair",
     "handover",
+    "turns",
     "crowd",
     "counter",
     "flood",

@@ -58,6 +58,9 @@ def draw(chart: Bars | Lines, directory: str, caption: str) -> None:
             path = os.path.join(directory, f"{chart.file}.{suffix}")
             figure.savefig(path, dpi=160, bbox_inches="tight", metadata=_no_date(suffix))
         plt.close(figure)
+    if isinstance(chart, Bars):
+        with open(os.path.join(directory, f"{chart.file}.txt"), "w", encoding="utf-8") as file:
+            file.write(in_words(chart))
 
 
 def _no_date(suffix: str) -> dict[str, None] | None:
@@ -144,3 +147,21 @@ def _lines(chart: Lines) -> Figure:
     axes.set_title(chart.title, pad=12)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+# ---- as text -------------------------------------------------------------------------
+
+TEXT_WIDTH = 40  # characters of the longest bar
+
+
+def in_words(chart: Bars) -> str:
+    """The bars as plain text, for pages that show no pictures."""
+    longest = max((value for _, value in chart.bars if not isinstance(value, str)), default=1.0)
+    names = max(len(who) for who, _ in chart.bars)
+    lines = [
+        f"{who:<{names}}  {value}"
+        if isinstance(value, str)
+        else f"{who:<{names}}  {'█' * round(value / longest * TEXT_WIDTH) or '▏'} {value:,.0f}"
+        for who, value in chart.bars
+    ]
+    return "\n".join([f"{chart.title}  ({chart.axis})", *lines, ""])

@@ -28,6 +28,7 @@ OURS = "shm_async, asyncio"
 OURS_UVLOOP = "shm_async, uvloop"
 OURS_NESTED = "shm_async, asyncio, nested"
 OURS_SYNC = "shm_async"
+ASYNCIO_LOCK = "asyncio.Lock (in-process only)"
 
 ASYNC_WRITE = "async write"
 ASYNC_READ = "async read"
@@ -88,6 +89,7 @@ def run(bench: Bench, report: Report) -> Outcome:
 
 def targets(times: Times) -> list[Target]:
     raw, write = times["", RAW], times[ASYNC_WRITE, OURS]
+    alike, second = times[ASYNC_WRITE, ASYNCIO_LOCK], times[SECOND_READER, OURS]
 
     def over_raw(what: str, group: str, who: str, limit: float) -> Target:
         return Target(what, median_ratio(times[group, who], raw), "<=", limit, "x raw")
@@ -100,6 +102,8 @@ def targets(times: Times) -> list[Target]:
         over_raw("async write", ASYNC_WRITE, OURS, 2.3),
         over_raw("async read", ASYNC_READ, OURS, 2.3),
         over_raw("async second reader", SECOND_READER, OURS, 0.9),
+        Target("(async write - raw) / asyncio.Lock", beyond_raw(write, raw, alike), "<=", 1.4, "x"),
+        Target("async second reader / asyncio.Lock", median_ratio(second, alike), "<=", 1.2, "x"),
         over_raw("sync write", SYNC_WRITE, OURS_SYNC, 2.2),
         over_ours(peers.NAIVE, 40),
         over_ours(peers.PORTALOCKER, 100),
@@ -107,6 +111,11 @@ def targets(times: Times) -> list[Target]:
         over_ours(peers.ASYNC_FILE_LOCK, 250),
         over_ours(peers.ASYNC_RW_LOCK, 350),
     ]
+
+
+def beyond_raw(ours: list[float], raw: list[float], base: list[float]) -> float:
+    """What ours costs beside the system calls, as a multiple of another lock."""
+    return statistics.median((a - b) / c for a, b, c in zip(ours, raw, base, strict=True))
 
 
 def charts(times: Times) -> list[Bars]:
@@ -187,6 +196,8 @@ def async_variants(
         variants[ASYNC_READ, who] = in_loop(loop, async_pairs, handle.read)
         if (SECOND_READER, who) not in NO_READERS:
             variants[SECOND_READER, who] = in_loop(loop, second_reader, handle.read, other.read)
+    alike = asyncio.Lock()
+    variants[ASYNC_WRITE, ASYNCIO_LOCK] = in_loop(plain, async_pairs, lambda: alike)
     variants[SECOND_READER, OURS_NESTED] = in_loop(plain, nested_reader, region.read_lock)
     return variants
 

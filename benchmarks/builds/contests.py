@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from benchmarks import scenario_flood, scenario_handover
-from benchmarks.builds import fleets, pair
+from benchmarks.builds import fleets, pair, ticker
 from benchmarks.builds.figures import Figure, Paired
 from benchmarks.harness import quantile
 from benchmarks.outcome import Bench
@@ -109,6 +109,7 @@ CONTESTS = (
     Contest("crowd", fleets.figures(fleets.CROWDS), 15, 6, partial(fleets.play, fleets.CROWDS)),
     Contest("flood", FLOOD_FIGURES, 20, 6, in_turn(flood)),
     Contest("handover", HANDOVER_FIGURES, 15, 6, in_turn(handover)),
+    Contest("ticker", ticker.FIGURES, 10, 6, in_turn(ticker.measure)),
     Contest(
         "counter", fleets.figures(fleets.COUNTERS), 10, 6, partial(fleets.play, fleets.COUNTERS)
     ),
