@@ -9,6 +9,8 @@ SHIM := $(wildcard shm_async/_shim/*.[ch])
 # the package that shm_typed_array.py stands in for: tests/interop/node is about it
 NODE_STAMP := $(if $(shell command -v node && command -v npm),build/node.stamp)
 export TEST_NODE_DIR := $(CURDIR)/build/node
+# the tests start thousands of interpreters, and each would compile what it imports
+unexport PYTHONDONTWRITEBYTECODE
 # another libc and another processor, where their compilers are (Debian: musl-tools and
 # gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
 COMPILERS := $(CC) $(foreach compiler,musl-gcc aarch64-linux-gnu-gcc,$(shell command -v $(compiler)))
@@ -25,11 +27,14 @@ demo: $(VENV)/demo.stamp ## a web service whose 4 worker processes count in shar
 example: $(VENV)/examples.stamp ## run an example: NAME=rate_limiter, or another of examples/README.md
 	$(BIN)/python examples/$(or $(NAME),rate_limiter).py
 
-# Chosen tests run one after the other, the long ones among them. All others run in parallel:
-# -n auto is as many as there are cores, and none with --pdb.
+# Chosen tests run one after the other, the long ones among them. All others run in parallel, in
+# one process more than there are cores: a third of a test's time is waiting for other processes.
+# -n auto is that many, and none with --pdb.
+export PYTEST_XDIST_AUTO_NUM_WORKERS ?= $(shell expr $$(nproc) + 1)
 CHOSEN := $(filter tests/% -k% -m%,$(PYTEST_ARGS))
+IN_PARALLEL := -n auto --maxprocesses 4
 test: $(VENV)/test.stamp $(NODE_STAMP) ## the tests; some of them: PYTEST_ARGS="tests/contract -k upgrade"
-	$(BIN)/python -m pytest $(if $(CHOSEN),,-n auto --maxprocesses 4 -m "not long") $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(if $(CHOSEN),,$(IN_PARALLEL) -m "not long") $(PYTEST_ARGS)
 
 test-long: $(VENV)/test.stamp $(NODE_STAMP) ## the tests that `make test` leaves out: servers, examples, models
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
@@ -52,10 +57,13 @@ lint: $(VENV)/test.stamp $(VENV)/lint.stamp ## the rules of the house: ruff, myp
 # The whole test suite with every memory error and every undefined operation of the shim fatal.
 sanitize: $(VENV)/test.stamp $(NODE_STAMP) ## the tests, with the C under ASan and UBSan
 	$(MAKE) build/sanitized.stamp
-	cd build/sanitized && \
-	  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-	  ../../$(BIN)/python -m pytest -p no:cacheprovider -m "not once" --ignore tests/docs $(PYTEST_ARGS)
+	$(SANITIZED) $(if $(CHOSEN),-m "not once",$(IN_PARALLEL) -m "not once and not long") $(PYTEST_ARGS)
+	$(if $(CHOSEN),,$(SANITIZED) -m "long and not once" $(PYTEST_ARGS))
+
+SANITIZED = cd build/sanitized && \
+  LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+  PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+  ../../$(BIN)/python -m pytest -p no:cacheprovider --timeout 180 --ignore tests/docs
 
 # The shim's threads under ThreadSanitizer, without Python: with the interrupting signal, and polling.
 threads: build/threads ## the threads of the C under ThreadSanitizer
@@ -117,7 +125,8 @@ drawings: $(VENV)/test.stamp ## draw the pictures of docs/concepts
 	$(BIN)/python tools/drawings.py
 
 # What the lock costs, and what its peers cost: see `python -m benchmarks --help`;
-# BENCH_ARGS="builds REV_A" compares this tree with another revision.
+# BENCH_ARGS="builds REV_A" compares this tree with another revision. Some peers need Python 3.12:
+# VENV=build/python3.12 PYTHON=python3.12 makes an environment of that one, and measures with it.
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp ## measure the lock and its peers
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 

@@ -1,6 +1,7 @@
 """Fixtures: names, rival processes, and the proof that nothing was left behind."""
 
 import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -45,6 +46,23 @@ _numbers = itertools.count()
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep thousands of collected tests out of each later garbage collection, also of children."""
+    gc.disable()
+    try:
+        result = yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        gc.enable()
+    return result
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # the last collections look at everything
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Give all tests that are skipped for one reason one line of the summary."""
     report = yield
@@ -58,6 +76,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
 
+@pytest.fixture
+def threads_switch_all_the_time() -> Iterator[None]:
+    """Threads take turns after each microsecond, so that races come soon."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     entries, descriptors = shm_entries(), our_descriptors()
@@ -65,10 +92,13 @@ def nothing_is_left() -> Iterator[None]:
     # a waiting thread with nothing to do lingers a little, and a test's own thread may be about
     # to give back what it has released
     deadline = time.monotonic() + 2
-    while (our_threads() or our_descriptors() != descriptors) and time.monotonic() < deadline:
+    while True:
+        threads, left = our_threads(), our_descriptors()
+        if (not threads and left == descriptors) or time.monotonic() > deadline:
+            break
         time.sleep(0.01)
-    assert our_threads() == set(), "a waiting thread was left"
-    assert our_descriptors() == descriptors, "a descriptor was left"
+    assert threads == set(), "a waiting thread was left"
+    assert left == descriptors, "a descriptor was left"
     # another worker of a parallel run may have killed a process in the middle of a resize just now
     with contextlib.suppress(TimeoutError, AssertionError):
         wait_until(lambda: shm_entries() <= entries, 5)

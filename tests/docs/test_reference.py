@@ -1,6 +1,7 @@
 """The reference names every error, message, environment variable and limit that the code has."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,12 @@ def template(node: ast.expr) -> str | None:
     return None
 
 
-def templates() -> Iterator[str]:
+@functools.cache
+def templates() -> frozenset[str]:
+    return frozenset(_templates())
+
+
+def _templates() -> Iterator[str]:
     for tree in TREES:
         for node in ast.walk(tree):
             if isinstance(node, ast.expr) and (text := template(node)):
