@@ -38,11 +38,12 @@ def prune(pattern: str = "*", *, dry_run: bool = True) -> list[str | int]:
     a region while it is being removed; `Region.open` makes a new one then. Never blocks for
     long: each object is checked without waiting.
 
-    A dry run keeps no process out, and finds programs that do not use this package by /proc
-    alone. A removal also asks the kernel for a lease of each unattached object. So it sees such
-    programs in other containers, too, and may leave objects that a dry run lists. The kernel
-    gives a lease of another user's object to root with CAP_LEASE or CAP_SETUID. An object stays
-    if the kernel gives no lease of it.
+    A dry run keeps no process out. It attaches a segment that no process has attached for a
+    moment, to tell whether it is a managed region. It finds programs that do not use this
+    package by /proc alone. A removal also asks the kernel for a lease of each unattached
+    object. So it sees such programs in other containers, too, and may leave objects that a dry
+    run lists. The kernel gives a lease of another user's object to root with CAP_LEASE or
+    CAP_SETUID. An object stays if the kernel gives no lease of it.
 
     Args:
         pattern: a shell pattern of the names to check (``service-*``). A System V segment's name

@@ -66,7 +66,7 @@ with Region.temporary(8, dtype="int64") as region, Region.attach(region.name) as
         view[0] = 2
     assert region.snapshot()[0] == 2
     region.changes()
-    region.statistics(), inspect(region.name), prune()
+    region.statistics(), inspect(region.name), prune(region.name)
     with MmapIPC(f"{region.name}-ipc", 64) as shared:
         assert shared.acquire_write_lock() and shared.remove_lock()
         shared.region.unlink()

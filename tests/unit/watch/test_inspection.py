@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from dying import writer_dies
+from lives import Child
 from looking import look
 from peers import segment_of
 from rivals import Rival
@@ -15,6 +16,7 @@ from waits import wait_until
 
 import shm_async
 from shm_async import Region
+from shm_async._memory.names import name_of
 from shm_async._native import CONTROL_SIZE
 
 # ---- facts -------------------------------------------------------------------------------------
@@ -88,22 +90,27 @@ def test_a_key_is_told_beside_names(sysv_key: int):
         assert gone.state == "unlinked but in use"
 
 
+def last_pid(key: int) -> int:
+    """Return who attached or detached it last, which tells more than times in seconds."""
+    return (segment_of(key) or {})["lpid"]
+
+
 def test_a_segment_that_nobody_has_is_not_attached_to_be_read(sysv_key: int):
-    region = Region.create(sysv_key, 3)
-    region.close()
-    before = segment_of(sysv_key)
-    info = look(region.name)
-    assert segment_of(sysv_key) == before  # the times and the last pid are as they were
+    Child(lambda: Region.create(sysv_key, 3)).end()
+    info = look(name_of(sysv_key))
+    assert last_pid(sysv_key) != os.getpid()  # but the maker, or another test that prunes
     assert (info.layout, info.state, info.attachments) == (None, "nobody attached", 0)
     assert "to attach it would count" in (info.problem or "")
-    region.unlink()
+    with Region.attach(sysv_key) as region:
+        region.unlink()
 
 
 def test_reading_a_segment_is_no_attaching(sysv_key: int):
-    with Region.create(sysv_key, 3) as region:
-        before = segment_of(sysv_key)
-        assert look(region.name).layout == "managed"
-        assert segment_of(sysv_key) == before  # the times and the last pid are as they were
+    maker = Child(lambda: Region.create(sysv_key, 3))
+    assert look(name_of(sysv_key)).layout == "managed"
+    assert last_pid(sysv_key) == maker.pid
+    maker.end()
+    with Region.attach(sysv_key) as region:
         region.unlink()
 
 
