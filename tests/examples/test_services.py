@@ -12,6 +12,8 @@ import anyio
 import httpx
 import pytest
 from services import at_once, entries, load, serving
+from sessions import processes_of
+from waits import until
 
 from shm_async import Region, inspect
 
@@ -179,7 +181,9 @@ async def test_all_workers_see_a_changed_flag_at_once_and_event_streams_hear_of_
             assert len(workers) > 1
             assert (await http.put("/flags/dark_mode?percent=101")).status_code == 400
             group.cancel_scope.cancel()
-        os.kill(max(workers), signal.SIGKILL)
+        killed = max(workers)
+        os.kill(killed, signal.SIGKILL)  # until it is dead it may take another connection
+        await until(lambda: killed not in processes_of(service.process.pid))
         again = httpx.Client(transport=httpx.HTTPTransport(retries=5), base_url=service.url)
         with again as http:
             for _ in range(10):
