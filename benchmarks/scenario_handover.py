@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import partial
 
 from benchmarks import peers
+from benchmarks.bare_waiter import bare_waiter
 from benchmarks.harness import Report, interleave, median_ratio, summarise
 from benchmarks.loops import LOOPS
 from benchmarks.loops import run as run_loop
@@ -34,6 +35,7 @@ from benchmarks.processes import PATIENCE, Member, Pipe, members
 C = "flock in C"
 PYTHON = "fcntl.flock, blocking"
 OURS_SYNC = "shm_async, with"
+BARE = "thread, eventfd, future"
 
 #: The board: who was inside last, when it released (ns), and for each side whether it
 #: has asked and whether it is done.
@@ -48,6 +50,8 @@ SYNC: dict[str, Callable[[str], SyncHandle]] = {
 }
 ASYNC: dict[str, tuple[str, Callable[[str], AsyncHandle]]] = {
     **{f"shm_async, {loop}": (loop, peers.ours) for loop in LOOPS},
+    BARE: ("asyncio", bare_waiter),
+    f"{BARE}, uvloop": ("uvloop", bare_waiter),
     peers.NAIVE: ("asyncio", peers.naive),
     peers.ASYNC_FILE_LOCK: ("asyncio", peers.async_file_lock),
     peers.ASYNC_RW_LOCK: ("asyncio", peers.async_read_write_lock),
