@@ -43,17 +43,10 @@ from .._native import (
     lock_upgrade,
 )
 from .loops import Task, Waiter
-from .members import MAX_KEEP, NOBODY, Members
+from .members import MAX_KEEP, MAX_KEEP_ALONE, MAX_PASSES, NOBODY, Members
 from .ofd import EXCLUSIVE, FORKED, LET_GO, Ending, failure, report_slow
 from .owners import owner_of
-from .request import CALLED_OFF
-
-#: Hand-offs inside the cohort before other processes get a chance. A hand-off is about
-#: ten times cheaper than a grant by the kernel, so after 64 the grant's share is small.
-MAX_PASSES = 64
-
-#: Seconds for handing over while no waiter is at the gate: a flock without it cannot be seen.
-MAX_KEEP_ALONE = 0.01
+from .request import BEGUN, CALLED_OFF
 
 
 class Cohort(Members):
@@ -118,18 +111,21 @@ class Cohort(Members):
         If the request cannot start (no thread or descriptor left), the waiter gets the error.
         """
         while self.queue:
-            error = self.request.start(self.queue[0].exclusive, self._request_ended)
+            error = self.request.start(self.queue[0].exclusive)
             if error is None:
                 return
             self._fail_head(error)
         self._rest()
 
-    def _request_ended(self, code: int) -> None:
+    def request_ended(self, code: int) -> None:
         """Handle the end of the request: it was granted, called off or refused."""
-        if code == 0:
+        if code in (BEGUN, 0):
             self.share_until = monotonic() + self.max_share
             self.passes = 0
-            self._admit()
+            if code == BEGUN:
+                self._enter_head()
+            else:
+                self._admit()
         elif code == CALLED_OFF:
             self._ask()
         else:

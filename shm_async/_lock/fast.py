@@ -12,7 +12,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from .._native import lock_release, lock_spin_exclusive, lock_spin_shared
+from .._native import BUSY, lock_release, lock_spin_exclusive, lock_spin_shared
 from ..errors import OwnerDiedError, RegionReplacedError
 from . import slow
 from .cohort import Cohort
@@ -61,27 +61,30 @@ class WriteHold(Hold):
         except BaseException as error:
             raise self._not_claimed(error) from None
         try:
-            cohort = self._table.cohort
-            if cohort.idle and self.plain:
+            cohort, queues = self._table.cohort, self.plain
+            if queues and cohort.idle:
                 try:
                     task = cohort.tasks[cohort.native]
-                    if task is not None and not lock_spin_exclusive(cohort.handle):
+                    if task is not None and not (code := lock_spin_exclusive(cohort.handle)):
                         cohort.idle = False
                         cohort.writer = task
                         cohort.share_until = 0.0
                         self._at = cohort
                         view = self._view = cohort.alone = cohort.writable[ALL]
                         return view
+                    queues = task is not None and code == BUSY
                 except KeyError:  # another loop runs in this thread by now
-                    pass
+                    queues = False
                 except BaseException:
                     self._undo()
                     cohort.take_back()
                     raise
-            elif self.plain and (task := self._who_queues(cohort)) is not None:
+            if queues and (task := self._who_queues(cohort)) is not None:
                 try:
                     await cohort.queue_up(True, task)
-                    return self._entered(cohort)
+                    view = self._entered(cohort)
+                    cohort.alone = None if cohort.queue else view
+                    return view
                 except (OwnerDiedError, RegionReplacedError) as error:
                     return await self._acquire(self._way(), error)
                 except BaseException:
@@ -125,7 +128,7 @@ class WriteHold(Hold):
 
     def _who_queues(self, cohort: Cohort) -> Task:
         """Return the running task if it must queue in that cohort; None: it needs a closer look."""
-        if cohort.thread != get_ident() or cohort.idle:
+        if cohort.thread != get_ident():
             return None
         if len(self._table.namesakes.references) > 1:
             return None

@@ -23,15 +23,22 @@ from .._native import (
 from .loops import NO_TASK, Loop, Task, Waiter, runs_another_loop
 from .ofd import Ending, LockCloser, Opener, report_slow
 from .owners import HANDED_ON, Loose, owner_of
-from .request import Request
+from .request import NOT_NOW, Request
 from .slow_wait import Alarm, SlowWait
 from .statistics import Tally
 
-__all__ = ["MAX_KEEP", "NOBODY", "Members"]
+__all__ = ["MAX_KEEP", "MAX_KEEP_ALONE", "MAX_PASSES", "NOBODY", "Members"]
+
+#: Hand-overs inside the cohort before other processes get a chance. A hand-over is about
+#: ten times cheaper than a grant by the kernel, so after 64 the grant's share is small.
+MAX_PASSES = 64
 
 #: Seconds for which a cohort may keep the kernel's lock while others could be waiting. This
 #: bound counts if holds are long.
 MAX_KEEP = 0.002
+
+#: Seconds for handing over while no waiter is at the gate: a flock without it cannot be seen.
+MAX_KEEP_ALONE = 0.01
 
 #: Seconds for which readers may go on joining readers while no waiter is seen at the gate: a
 #: program that uses flock without the gate cannot be seen.
@@ -52,9 +59,9 @@ class Members:
     * `writer` is the task inside that writes, or NOBODY; `readers` counts holds by task.
       Never both.
     * A task is inside <=> the OFD holds the kernel's lock, in the matching mode.
-    * `alone` is the view of a task inside => it has entered by the shortest way (fast.py), no
-      other has joined or queued since, and the cohort has not ended: so it may leave by the
-      shortest way.
+    * `alone` is the view of a task inside => it has entered as fast.py spells it out, no other
+      has joined or queued since, and the cohort has not ended: so it may leave by the shortest
+      way.
     * `idle` <=> no task is inside or queued, and no request is under way: the next task may try
       the kernel at once.
     """
@@ -111,7 +118,7 @@ class Members:
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
         self.tally.queue = self.queue
-        self.request = Request(self.handle, loop, self.name, self.tally)
+        self.request = Request(self, self.handle, loop, self.name, self.tally)
         self.idle = True
         self.ended: Ending | None = None  # once it has ended: makes the error for newcomers
         # share_until: when `max_share` is over, so that readers join no more. 0.0: not known, see
@@ -289,6 +296,11 @@ class Members:
             )
 
     # ---- facts ----------------------------------------------------------------
+
+    def manner_of_next(self) -> int:
+        """Return in what manner the head of the queue will begin to write, if it will."""
+        head = self.queue[0] if self.queue else None
+        return head.manner if head is not None and head.exclusive and head.can_wake() else NOT_NOW
 
     def occupied(self) -> bool:
         return self.writer is not NOBODY or bool(self.readers)

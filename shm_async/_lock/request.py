@@ -1,9 +1,10 @@
 """The request of a cohort for the kernel's lock, in the waiting thread (in C)."""
 
-from collections.abc import Callable
-from weakref import WeakMethod
+from typing import Protocol
+from weakref import ref
 
 from .._native import (
+    BEGUN,
     CALLED_OFF,
     NOT_YET,
     LockHandle,
@@ -16,38 +17,55 @@ from .loops import Loop
 from .ofd import FORKED, failure
 from .statistics import Tally
 
-__all__ = ["CALLED_OFF", "Request"]
+__all__ = ["BEGUN", "CALLED_OFF", "NOT_NOW", "Request"]
+
+#: A manner of beginning to write that means not to begin.
+NOT_NOW = -1
+
+
+class Asker(Protocol):
+    """The cohort that asks for the lock."""
+
+    def manner_of_next(self) -> int:
+        """Return in what manner the next task will begin to write; NOT_NOW: it will not."""
+        ...
+
+    def request_ended(self, code: int) -> None:
+        """Handle the end of the request.
+
+        The code is 0 (granted), BEGUN (and the next task writes), CALLED_OFF or another -errno.
+        """
+        ...
 
 
 class Request:
     """The one request of a cohort: at most one is under way."""
 
-    __slots__ = ("_ended", "_watching", "handle", "loop", "name", "tally", "under_way")
+    __slots__ = ("_asker", "_watching", "handle", "loop", "name", "tally", "under_way")
 
-    # Invariants: under_way from a start that succeeded until _ended is called, also while the
-    # request is being called off. _watching is the eventfd while the loop watches it, else -1;
-    # the loop watches it from the first start until `rest`.
-    # _ended is weak: it belongs to the cohort that has this request. A cycle of the two would
-    # outlive a loop that ended before it closed the cohort, and with it the OFD.
+    # Invariants: under_way from a start that succeeded until the asker is told of its end, also
+    # while the request is being called off. _watching is the eventfd while the loop watches it,
+    # else -1; the loop watches it from the first start until `rest`.
+    # _asker is weak, as it has this request: a cycle of the two would outlive a loop that ended
+    # before it closed the cohort, and with it the OFD.
 
-    def __init__(self, handle: LockHandle, loop: Loop, name: str, tally: Tally) -> None:
+    def __init__(
+        self, asker: Asker, handle: LockHandle, loop: Loop, name: str, tally: Tally
+    ) -> None:
+        self._asker = ref(asker)
         self.handle = handle
         self.loop = loop
         self.name = name
         self.tally = tally
         self.under_way = False
-        self._ended: WeakMethod[Callable[[int], None]] | None = None
         self._watching = -1
 
-    def start(self, exclusive: bool, ended: Callable[[int], None]) -> Exception | None:
-        """Ask for the lock.
-
-        At its end the loop calls `ended`, a method, with 0, CALLED_OFF or another -errno.
+    def start(self, exclusive: bool) -> Exception | None:
+        """Ask for the lock. At the end the loop tells the asker.
 
         Returns:
             The error if there is no thread or no descriptor left to wait with.
         """
-        self._ended = WeakMethod(ended)
         try:
             self._watch()
         except OSError as error:
@@ -65,7 +83,6 @@ class Request:
     def rest(self) -> None:
         """Stop watching the eventfd. A request that is under way will not be reported."""
         self.under_way = False
-        self._ended = None
         if self._watching >= 0:
             self.loop.unwatch(self._watching)
             self._watching = -1
@@ -78,10 +95,9 @@ class Request:
 
     def _finish(self) -> None:
         """Finish a request whose eventfd is readable: granted, called off or refused."""
-        code = waiter_finish(self.handle)
-        if code in (NOT_YET, FORKED):  # FORKED: closed since
+        asker = self._asker() if self.under_way else None
+        code = waiter_finish(self.handle, NOT_NOW if asker is None else asker.manner_of_next())
+        if asker is None or code in (NOT_YET, FORKED):  # FORKED: closed since
             return
         self.under_way = False
-        ended = None if self._ended is None else self._ended()
-        if ended is not None:
-            ended(code)
+        asker.request_ended(code)

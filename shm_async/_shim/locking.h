@@ -212,12 +212,14 @@ int32_t shma_waiter_known_fd(const shma_lock *lock);
 int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive);
 
 /*
- * Take the result of a request that has ended. 0: the lock is held; an exclusive one has not
- * begun to write, and no check for a dead writer was made yet. -ECANCELED, -ERANGE as above, or
- * the kernel's error. -EINPROGRESS: the request goes on. A grant that its loop does not take
- * within a second, as the loop has stopped, is given back and becomes -ECANCELED.
+ * Take the result of a request that has ended. 1: a lock that was requested for writing is held,
+ * and the write has begun in that `manner`. 0: the lock is held, and nobody has begun; no check
+ * for a dead writer was made, or shma_lock_begin will say again why not. It is also the result of
+ * a negative `manner`. -ECANCELED, -ERANGE as above, or the kernel's error. -EINPROGRESS: the
+ * request goes on. A grant that its loop does not take within a second, as the loop has stopped,
+ * is given back and becomes -ECANCELED.
  */
-int32_t shma_waiter_finish(shma_lock *lock);
+int32_t shma_waiter_finish(shma_lock *lock, int32_t manner);
 
 /*
  * Cancel the request; never waits. 0: it will end with -ECANCELED and hold nothing, whatever

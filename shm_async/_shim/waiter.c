@@ -186,7 +186,7 @@ int32_t shma_waiter_start(shma_lock *lock, int32_t exclusive)
     return code;
 }
 
-int32_t shma_waiter_finish(shma_lock *lock)
+int32_t shma_waiter_finish(shma_lock *lock, int32_t manner)
 {
     shma_waiter *waiter = lock->waiter;
     int32_t result = -EINPROGRESS;
@@ -206,7 +206,11 @@ int32_t shma_waiter_finish(shma_lock *lock)
         waiter->state = IDLE;
     }
     (void)pthread_mutex_unlock(&waiter->mutex);
-    return result == 0 ? shma_lock_granted(lock, waiter->mode) : result;
+    if (result == 0)
+        result = shma_lock_granted(lock, waiter->mode);
+    return result == 0 && manner >= 0 && waiter->mode == LOCK_EX
+               ? shma_generation_begin(lock, manner) == 0
+               : result;
 }
 
 int32_t shma_waiter_cancel(shma_lock *lock)

@@ -89,7 +89,7 @@ static int finish(shma_lock *lock, int event_fd)
 
     do {
         demand(poll(&ready, 1, 10000) == 1, "a request never ended", -errno);
-        code = shma_waiter_finish(lock);
+        code = shma_waiter_finish(lock, -1);
     } while (code == -EINPROGRESS);
     demand(code == 0 || code == -ECANCELED, "finish", code);
     return code == 0;

@@ -2,7 +2,8 @@
 
 import errno
 
-from shm_async._native import BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
+from shm_async._lock.request import NOT_NOW
+from shm_async._native import BEGUN, BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
 
 FREE, SHARED, EXCLUSIVE = 0, 1, 2
 
@@ -110,10 +111,12 @@ class Kernel:
         self.cancelled = True
         return 0
 
-    def finish(self) -> int:
+    def finish(self, manner: int) -> int:
         if self.ended is None:
             return NOT_YET
         result, self.ended, self.request = self.ended, None, None
+        if result == 0 and self.mode == EXCLUSIVE and manner != NOT_NOW:
+            return BEGUN if self.begin(manner) == 0 else 0
         return result
 
 

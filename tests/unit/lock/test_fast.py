@@ -137,3 +137,62 @@ async def test_the_first_of_two_readers_leaves_the_lock_to_the_second(
     if how != "block":
         second.release()
     assert rival.do("try-exclusive") == "done"
+
+
+async def test_in_a_task_that_waited(region: Region, rival: Rival):
+    """Another process has the lock at first: the short way into the queue, and the long one."""
+    hold = region.write_lock()
+    async with hold:
+        pass  # the cohort is there from now on
+    cohort = region._table.cohort
+    seen = []
+    for fast in (True, False):
+        assert rival.do("exclusive") == "done"
+        async with anyio.create_task_group() as group:
+            group.start_soon(unlock_when_asked, region, rival)
+            if fast:
+                await hold.__aenter__()
+            else:
+                await hold._claim_and_acquire(hold._way())
+        cohort.share_until, cohort.passes = 1.0, 0
+        assert (cohort.alone is hold.view) == fast
+        inside = state_of(hold, cohort, "write")
+        await hold.__aexit__(None, None, None)
+        seen.append((inside, state_of(hold, cohort, "write")))
+    assert seen[0] == seen[1]
+    assert (seen[0][0]["_at"], seen[0][1]["_at"], cohort.idle) == (cohort, None, True)
+
+
+async def unlock_when_asked(region: Region, rival: Rival) -> None:
+    while not region.statistics().waiting:
+        await anyio.sleep(0.001)
+    assert rival.do("unlock") == "done"
+
+
+async def test_a_writer_that_waited_hands_over_to_the_next(region: Region, rival: Rival):
+    """It is not alone: another one queued before it was granted, or after."""
+    entered = []
+    leave = anyio.Event()
+
+    async def write(number: int) -> None:
+        async with region.write_lock():
+            entered.append(number)
+            if number == 0:
+                await leave.wait()
+
+    async with region.write_lock():
+        pass
+    assert rival.do("exclusive") == "done"
+    async with anyio.create_task_group() as group:
+        for number in range(2):
+            group.start_soon(write, number)
+            await anyio.wait_all_tasks_blocked()
+        assert rival.do("unlock") == "done"
+        while not entered:
+            await anyio.sleep(0.001)
+        group.start_soon(write, 2)
+        await anyio.wait_all_tasks_blocked()
+        assert region.statistics().waiting == 2
+        leave.set()
+    assert entered == [0, 1, 2]
+    assert rival.do("try-exclusive") == "done"
