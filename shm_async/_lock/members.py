@@ -295,12 +295,16 @@ class Members:
                 "itself: upgrade() the lock that it has, or release it first"
             )
 
-    # ---- facts ----------------------------------------------------------------
-
     def manner_of_next(self) -> int:
         """Return in what manner the head of the queue will begin to write, if it will."""
         head = self.queue[0] if self.queue else None
         return head.manner if head is not None and head.exclusive and head.can_wake() else NOT_NOW
+
+    def request_ended(self, code: int) -> None:
+        """Handle the end of the request: see request.py."""
+        raise NotImplementedError  # Cohort does
+
+    # ---- facts ----------------------------------------------------------------
 
     def occupied(self) -> bool:
         return self.writer is not NOBODY or bool(self.readers)

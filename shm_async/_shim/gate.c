@@ -30,18 +30,18 @@
 /* A descriptor that may not write can only share the gate with others of its kind. */
 static short kind(const shma_lock *lock) { return lock->writable ? F_WRLCK : F_RDLCK; }
 
+/* To take or leave it, the caller has checked that the descriptor is ours. */
 static int32_t gate(shma_lock *lock, int command, struct flock *range)
 {
-    if (command != F_OFD_GETLK && !shma_lock_is_ours(lock))
-        return -EBADFD;
     range->l_whence = SEEK_SET;
     range->l_start = SHMA_GATE_BYTE + 1 - range->l_len;
     return fcntl(lock->fd, command, range) < 0 ? shma_failed() : 0;
 }
 
+/* The caller has checked that the object has its size. */
 static void hint(shma_lock *lock, uint32_t taken)
 {
-    if (lock->control && lock->writable && shma_lock_whole(lock) == 0)
+    if (lock->control && lock->writable)
         __atomic_store_n(&lock->control->gate, taken, __ATOMIC_RELEASE);
 }
 
@@ -57,11 +57,14 @@ int32_t shma_gate_is_taken(shma_lock *lock)
 int32_t shma_gate_enter(shma_lock *lock, int32_t wait)
 {
     struct flock range = {.l_type = kind(lock), .l_len = 1 + shma_now() % SHMA_GATE_LONGEST};
-    int32_t code = gate(lock, wait ? F_OFD_SETLKW : F_OFD_SETLK, &range);
+    int32_t code = -EBADFD;
 
+    if (shma_lock_is_ours(lock))
+        code = gate(lock, wait ? F_OFD_SETLKW : F_OFD_SETLK, &range);
     if (code == 0) {
         lock->at_gate = 1;
-        hint(lock, 1);
+        if (shma_lock_whole(lock) == 0) /* again, as it may have waited */
+            hint(lock, 1);
     }
     return code == -EACCES ? -EWOULDBLOCK : code; /* POSIX allows either */
 }
@@ -69,12 +72,13 @@ int32_t shma_gate_enter(shma_lock *lock, int32_t wait)
 void shma_gate_leave(shma_lock *lock)
 {
     struct flock range = {.l_type = F_UNLCK, .l_len = SHMA_GATE_LONGEST};
+    int32_t code = lock->at_gate ? shma_lock_whole(lock) : -EBADFD;
 
-    if (lock->at_gate) {
+    lock->at_gate = 0;
+    if (code == 0)
         hint(lock, 0);
+    if (code == 0 || code == -ERANGE)
         (void)gate(lock, F_OFD_SETLK, &range);
-        lock->at_gate = 0;
-    }
 }
 
 /* The ticket of the waiter at the gate. 0: the gate is free. */
