@@ -81,7 +81,7 @@ class Cohort(Members):
             self.kept_for()
         try:
             self.queue.append(waiter)
-            self.idle, self.alone = False, None
+            self.idle = False
             if self.opener.ledger.slow_wait is not None:
                 self.alarm.wait_begins(self)
             if self.readers:
@@ -141,7 +141,7 @@ class Cohort(Members):
     def _rest(self) -> None:
         """Be idle: no task is inside or queued, and no request is under way."""
         self.request.rest()
-        self.idle = self.ended is None
+        self.be_idle()
         if self.ended is not None:
             self.closer = None
 
@@ -219,7 +219,7 @@ class Cohort(Members):
             code = lock_release(self.handle)
         finally:
             self.writer = NOBODY
-            self.idle = True
+            self.be_idle()
         if code or self.ended:
             self.left(code)
 
@@ -241,7 +241,7 @@ class Cohort(Members):
             code = lock_release(self.handle)
         finally:
             del readers[task]
-            self.idle = True
+            self.be_idle()
         if code or self.ended:
             self.left(code)
 
@@ -310,6 +310,7 @@ class Cohort(Members):
     def _note_upgrade(self, task: Task) -> None:
         """Count as the kernel left it, also if an exception (Ctrl-C) came right after the call."""
         mode = lock_mode(self.handle)
+        self.idle = False
         if mode == EXCLUSIVE:
             self.readers.clear()
             self.writer = task
@@ -350,6 +351,7 @@ class Cohort(Members):
             return code
         if code:
             report_slow(self.handle, self.name)
+        self.idle = False
         self.readers[self.writer] = 1
         self.writer = NOBODY
         self.tally.joined += 1
@@ -374,14 +376,14 @@ class Cohort(Members):
     def outlive_its_loop(self) -> None:
         """Keep the lock for the tasks inside until they release it, from any thread."""
         self.ended = self.ended or closed
-        self.idle, self.alone = False, None
+        self.idle = False
         self.queue.clear()  # tasks of a loop that has ended
         self.request.rest()
 
     def close(self, why: Ending = closed) -> None:
         """Refuse all waiters and newcomers; close the OFD as soon as no task is inside."""
         self.ended = why
-        self.idle, self.alone = False, None
+        self.idle = False
         while self.queue:
             self._fail_head(why(self.name))
         if not self.occupied():

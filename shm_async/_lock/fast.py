@@ -20,6 +20,7 @@ from .deadlines import Deadline
 from .done import DONE
 from .hold import Hold
 from .loops import Task
+from .members import SOLE
 from .state import ALL
 from .ways import InThread
 
@@ -66,11 +67,10 @@ class WriteHold(Hold):
                 try:
                     task = cohort.tasks[cohort.native]
                     if task is not None and not (code := lock_spin_exclusive(cohort.handle)):
-                        cohort.idle = False
+                        cohort.idle = SOLE
                         cohort.writer = task
-                        cohort.share_until = 0.0
                         self._at = cohort
-                        view = self._view = cohort.alone = cohort.writable[ALL]
+                        view = self._view = cohort.writable[ALL]
                         return view
                     queues = task is not None and code == BUSY
                 except KeyError:  # another loop runs in this thread by now
@@ -83,7 +83,8 @@ class WriteHold(Hold):
                 try:
                     await cohort.queue_up(True, task)
                     view = self._entered(cohort)
-                    cohort.alone = None if cohort.queue else view
+                    if not cohort.queue:
+                        cohort.idle, cohort.share_until = SOLE, 0.0
                     return view
                 except (OwnerDiedError, RegionReplacedError) as error:
                     return await self._acquire(self._way(), error)
@@ -104,7 +105,7 @@ class WriteHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.alone is not view:
+        if view is None or cohort.idle is not SOLE:
             if view is None or cohort.writer is None or cohort.is_foreign():
                 self._leave_if_held()
             else:  # other tasks of this loop wait, or have waited
@@ -195,12 +196,11 @@ class ReadHold(Hold):
                 try:
                     task = cohort.tasks[cohort.native]
                     if task is not None and not lock_spin_shared(cohort.handle):
-                        cohort.idle = False
+                        cohort.idle = SOLE
                         cohort.readers[task] = 1
-                        cohort.share_until = 0.0
                         self._task = task
                         self._at = cohort
-                        view = self._view = cohort.alone = cohort.readable.toreadonly()
+                        view = self._view = cohort.readable.toreadonly()
                         return view
                 except KeyError:  # another loop runs in this thread by now
                     pass
@@ -229,7 +229,7 @@ class ReadHold(Hold):
         before = readers[task] if task in readers else 0  # noqa: SIM401  # without a call
         try:
             if before or (monotonic() < cohort.share_until and not (cohort.queue or gate[0])):
-                cohort.alone = None
+                cohort.idle = False
                 readers[task] = before + 1
                 cohort.tally.joined += 1
             elif cohort.try_join(task, before):
@@ -251,7 +251,7 @@ class ReadHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.alone is not view:
+        if view is None or cohort.idle is not SOLE:
             return self._leave_together(view, cohort)
         self._view = self._at = None
         try:
@@ -270,7 +270,7 @@ class ReadHold(Hold):
         return DONE
 
     def _leave_together(self, view: Any, cohort: Any) -> Awaitable[None]:
-        """End a block that is not known to have been alone inside."""
+        """End a block that is not the sole one inside."""
         if view is None or cohort.queue or cohort.writer is not None:
             self._leave_if_held()
             return DONE
@@ -290,7 +290,7 @@ class ReadHold(Hold):
                     del readers[task]
                     if not readers:
                         code = lock_release(cohort.handle)
-                        cohort.idle = True
+                        cohort.be_idle()
             except BaseException:
                 cohort.finish_leaving(task, count)
                 raise

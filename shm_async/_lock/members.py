@@ -27,7 +27,7 @@ from .request import NOT_NOW, Request
 from .slow_wait import Alarm, SlowWait
 from .statistics import Tally
 
-__all__ = ["MAX_KEEP", "MAX_KEEP_ALONE", "MAX_PASSES", "NOBODY", "Members"]
+__all__ = ["MAX_KEEP", "MAX_KEEP_ALONE", "MAX_PASSES", "NOBODY", "SOLE", "Members"]
 
 #: Hand-overs inside the cohort before other processes get a chance. A hand-over is about
 #: ten times cheaper than a grant by the kernel, so after 64 the grant's share is small.
@@ -50,6 +50,9 @@ NO_GATE = b"\0"
 #: The value of `writer` while there is none.
 NOBODY: Task = None
 
+#: A value of `idle`, false as well: one task is inside, and may leave by the shortest way.
+SOLE: None = None
+
 
 class Members:
     """The tasks of one event loop that are inside, and the OFD that has the kernel's lock for them.
@@ -59,17 +62,17 @@ class Members:
     * `writer` is the task inside that writes, or NOBODY; `readers` counts holds by task.
       Never both.
     * A task is inside <=> the OFD holds the kernel's lock, in the matching mode.
-    * `alone` is the view of a task inside => it has entered as fast.py spells it out, no other
-      has joined or queued since, and the cohort has not ended: so it may leave by the shortest
-      way.
     * `idle` <=> no task is inside or queued, and no request is under way: the next task may try
       the kernel at once.
+    * `idle` is SOLE => a block is inside that was entered as fast.py spells it out; since then no
+      task has joined, queued or converted the lock, and the cohort has not ended: so the block
+      may end as fast.py spells it out, too.
+    * `idle` or SOLE => `share_until` is 0.0.
     """
 
     __slots__ = (
         "__weakref__",
         "alarm",
-        "alone",
         "closer",
         "ended",
         "gate",
@@ -114,12 +117,11 @@ class Members:
         self.gate = opener.gate or NO_GATE  # gate[0]: another process or thread waits there
         self.max_share = MAX_SHARE if opener.gate else MAX_KEEP
         self.writer: Task = NOBODY
-        self.alone: memoryview | None = None
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
         self.tally.queue = self.queue
         self.request = Request(self, self.handle, loop, self.name, self.tally)
-        self.idle = True
+        self.idle: bool | None = True
         self.ended: Ending | None = None  # once it has ended: makes the error for newcomers
         # share_until: when `max_share` is over, so that readers join no more. 0.0: not known, see
         # kept_for. Less max_share it is the time since when others are kept out, for MAX_KEEP.
@@ -160,7 +162,6 @@ class Members:
         if code == 0:
             self.idle = False
             self.writer = task
-            self.share_until = 0.0
         return code
 
     def try_read(self, task: Task, spin: bool = False) -> int:
@@ -170,7 +171,6 @@ class Members:
             if code == 0:
                 self.idle = False
                 readers[task] = 1
-                self.share_until = 0.0
             return code
         return self.try_join(task, readers.get(task, 0)) if readers else BUSY
 
@@ -185,7 +185,7 @@ class Members:
             self.readers[task] = 1
         else:
             return BUSY
-        self.alone = None
+        self.idle = False
         self.tally.joined += 1
         return 0
 
@@ -207,7 +207,6 @@ class Members:
         if code == 0:
             self.idle = False
             self.readers[task] = 1
-            self.share_until = 0.0
         return code
 
     def may_join(self) -> bool:
@@ -259,6 +258,11 @@ class Members:
         if lock_release(self.handle) > 0:
             report_slow(self.handle, self.name)
 
+    def be_idle(self) -> None:
+        """Let the next task try the kernel at once, unless the cohort has ended."""
+        self.share_until = 0.0
+        self.idle = self.ended is None
+
     def take_back(self) -> None:
         """Be idle again after an exception (Ctrl-C) while the idle cohort took the lock."""
         if self.thread != get_ident():
@@ -267,7 +271,7 @@ class Members:
             lock_release(self.handle)
         self.writer = NOBODY
         self.readers.clear()
-        self.idle = self.ended is None
+        self.be_idle()
 
     # ---- wait -----------------------------------------------------------------
 

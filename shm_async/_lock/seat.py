@@ -76,7 +76,7 @@ class Seat:
     writer: ClassVar[None] = None  # a seat has one holder
 
     #: These make `__aexit__` call `leave`: a block's hold may be acquired again in another way.
-    alone: ClassVar[None] = None
+    idle: ClassVar[bool] = False
     queue: ClassVar[bool] = True
 
     def __init__(self, opener: Opener, pool: "Pool") -> None:

@@ -9,12 +9,13 @@ from rivals import Rival
 from shm_async import Hold, Region
 from shm_async._lock import slow
 from shm_async._lock.deadlines import Deadline
+from shm_async._lock.members import SOLE
 from shm_async._lock.ways import InThread
 
 LOCKS = {"read": lambda region: region.read_lock(), "write": lambda region: region.write_lock()}
 
 #: What differs from use to use, or is another object each time; `_view` is looked at apart.
-APART = {"__weakref__", "_view", "alarm", "alone", "closer", "opener", "pool", "tally"}
+APART = {"__weakref__", "_view", "alarm", "closer", "opener", "pool", "tally"}
 
 #: A writer's key is known to its cohort; the fast way spares the hold the store.
 UNUSED = {"write": {"_task"}, "read": set()}
@@ -47,12 +48,13 @@ async def test_in_a_task(region: Region, kind: str):
     cohort = region._table.cohort
     seen = []
     for fast in (True, False):
-        cohort.share_until, hold._task = 1.0, None  # of an earlier use
+        hold._task = None  # of an earlier use
         if fast:
             await hold.__aenter__()
         else:
             await hold._claim_and_acquire(hold._way())
         inside = state_of(hold, cohort, kind)
+        assert inside["place"].pop("idle") is (SOLE if fast else False)
         if fast:
             await hold.__aexit__(None, None, None)
         else:
@@ -60,7 +62,7 @@ async def test_in_a_task(region: Region, kind: str):
             hold._leave()
         seen.append((inside, state_of(hold, cohort, kind)))
     assert seen[0] == seen[1]
-    assert (seen[0][0]["_at"], seen[0][1]["_at"]) == (cohort, None)
+    assert (seen[0][0]["_at"], seen[0][1]["_at"], cohort.idle) == (cohort, None, True)
 
 
 @pytest.mark.parametrize("kind", LOCKS)
@@ -154,9 +156,9 @@ async def test_in_a_task_that_waited(region: Region, rival: Rival):
                 await hold.__aenter__()
             else:
                 await hold._claim_and_acquire(hold._way())
-        cohort.share_until, cohort.passes = 1.0, 0
-        assert (cohort.alone is hold.view) == fast
         inside = state_of(hold, cohort, "write")
+        assert inside["place"].pop("idle") is (SOLE if fast else False)
+        assert bool(inside["place"].pop("share_until")) is not fast
         await hold.__aexit__(None, None, None)
         seen.append((inside, state_of(hold, cohort, "write")))
     assert seen[0] == seen[1]
