@@ -36,7 +36,7 @@ static void forget_hold(shma_lock *lock)
     lock->at_gate = lock->writing = lock->unsound = lock->untold = 0;
 }
 
-int32_t shma_lock_lost(shma_lock *lock)
+SHMA_SELDOM int32_t shma_lock_lost(shma_lock *lock)
 {
     forget_hold(lock);
     return -EBADFD;
@@ -135,7 +135,7 @@ static int32_t open_at_home(shma_lock *lock)
     return code;
 }
 
-int32_t shma_lock_ready(shma_lock *lock)
+SHMA_SELDOM int32_t shma_lock_ready(shma_lock *lock)
 {
     int32_t code = shma_lock_whole(lock);
 

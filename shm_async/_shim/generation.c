@@ -70,7 +70,7 @@ int32_t shma_lock_sound(shma_lock *lock)
 }
 
 /* Where the generation is odd already, a process that is killed here must leave no mixed name. */
-static void sign(shma_control *control, uint32_t pid, uint64_t start, uint64_t ns)
+SHMA_SELDOM static void sign(shma_control *control, uint32_t pid, uint64_t start, uint64_t ns)
 {
     __atomic_store_n(&control->writer_start, 0, __ATOMIC_RELEASE);
     __atomic_store_n(&control->writer_pid, pid, __ATOMIC_RELEASE);
@@ -120,7 +120,7 @@ int32_t shma_generation_begin(shma_lock *lock, int32_t manner)
 }
 
 /* Nobody has repaired a dead writer's data: it stays marked, with the dead writer's name. */
-static void leave_unsound(shma_lock *lock)
+SHMA_SELDOM static void leave_unsound(shma_lock *lock)
 {
     lock->unsound = 0;
     sign(lock->control, lock->dead_pid, lock->dead_start, lock->dead_ns);
@@ -143,7 +143,7 @@ void shma_lock_unmark(shma_lock *lock)
  * The mark of a writer that had lost its lock was removed before that was known: put it back,
  * unless somebody else writes by now.
  */
-void shma_generation_remark(shma_lock *lock)
+SHMA_SELDOM void shma_generation_remark(shma_lock *lock)
 {
     uint64_t even = shma_control_generation(lock->control);
 

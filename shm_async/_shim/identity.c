@@ -53,7 +53,7 @@ int32_t shma_identity_take(int32_t fd, shma_identity *identity)
     return place(fd, identity, found.st_size);
 }
 
-int32_t shma_identity_check(int32_t fd, shma_identity *identity, int64_t size)
+SHMA_SELDOM int32_t shma_identity_check(int32_t fd, shma_identity *identity, int64_t size)
 {
     struct stat found;
 
@@ -74,7 +74,7 @@ int32_t shma_identity_check(int32_t fd, shma_identity *identity, int64_t size)
  * The position, moved as far ahead of another file's end as ours was, would now pass for ours. So
  * nothing is recognised any more, until a new descriptor gets a mark.
  */
-int32_t shma_identity_moved(int32_t fd, shma_identity *identity, int64_t size)
+SHMA_SELDOM int32_t shma_identity_moved(int32_t fd, shma_identity *identity, int64_t size)
 {
     struct stat found;
     int32_t code;

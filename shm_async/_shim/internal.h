@@ -9,6 +9,13 @@
 
 #include "shim.h"
 
+/*
+ * After a system call the processor has forgotten which way calls and branches went before. So a
+ * free lock is taken and released in one piece, and what happens seldom stays out of it.
+ */
+#define SHMA_ONE_PIECE __attribute__((flatten))
+#define SHMA_SELDOM    __attribute__((noinline, cold))
+
 /* CLOCK_MONOTONIC, ns. No system call: the vdso knows. */
 static inline int64_t shma_now(void)
 {

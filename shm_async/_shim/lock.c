@@ -113,7 +113,7 @@ static int32_t try_flock(shma_lock *lock, int32_t mode, int64_t since)
 }
 
 /* The hint says that the gate is taken. If we get it all the same, the hint was wrong. */
-static int32_t try_through_gate(shma_lock *lock, int32_t mode)
+SHMA_SELDOM static int32_t try_through_gate(shma_lock *lock, int32_t mode)
 {
     int32_t code = shma_gate_enter(lock, 0);
 
@@ -152,7 +152,7 @@ static inline int32_t attempt(shma_lock *lock, int32_t mode, int32_t spinning)
 int32_t shma_lock_attempt(shma_lock *lock, int32_t mode) { return attempt(lock, mode, 1); }
 
 /* The kernel granted the lock, but `code` says why nobody may be let in. */
-static int32_t refuse(shma_lock *lock, int32_t code)
+SHMA_SELDOM static int32_t refuse(shma_lock *lock, int32_t code)
 {
     shma_mode_set(lock, 0);
     (void)flock(lock->fd, LOCK_UN);
@@ -182,7 +182,7 @@ int32_t shma_lock_try_shared(shma_lock *lock)
     return code == 0 ? shma_lock_enter(lock, LOCK_SH, SHMA_MARK) : code;
 }
 
-int32_t shma_lock_spin_shared(shma_lock *lock)
+SHMA_ONE_PIECE int32_t shma_lock_spin_shared(shma_lock *lock)
 {
     int32_t code = attempt(lock, LOCK_SH, 0);
 
@@ -207,7 +207,10 @@ int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner)
     return code == 0 ? shma_lock_enter(lock, LOCK_EX, manner) : code;
 }
 
-int32_t shma_lock_spin_exclusive(shma_lock *lock) { return shma_lock_spin_manner(lock, SHMA_MARK); }
+SHMA_ONE_PIECE int32_t shma_lock_spin_exclusive(shma_lock *lock)
+{
+    return shma_lock_spin_manner(lock, SHMA_MARK);
+}
 
 int32_t shma_lock_try_nested(shma_lock *lock)
 {
@@ -226,7 +229,7 @@ static int32_t was_lost(shma_lock *lock, int64_t now)
     return now - lock->since > BRIEF_NS && !shma_lock_is_ours(lock);
 }
 
-int32_t shma_lock_release(shma_lock *lock)
+SHMA_ONE_PIECE int32_t shma_lock_release(shma_lock *lock)
 {
     int32_t mode = lock->mode, wrote = lock->writing;
     int64_t end = shma_now();

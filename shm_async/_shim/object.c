@@ -10,7 +10,7 @@
  */
 
 /* Whether a name, or a key, leads to the object: 1 or 0. */
-static int32_t has_name(int32_t fd, int32_t sysv)
+SHMA_SELDOM static int32_t has_name(int32_t fd, int32_t sysv)
 {
     struct stat found;
     shma_sysv_facts facts = {0};
@@ -40,7 +40,7 @@ static int32_t can_be_found(int32_t sysv)
  * Or they may see another /dev/shm. The control page has the cookie of the companion by which
  * the segment is locked.
  */
-int32_t shma_companion_current(const shma_lock *lock)
+SHMA_SELDOM int32_t shma_companion_current(const shma_lock *lock)
 {
     const shma_control *control = lock->control;
     uint64_t cookie = control ? __atomic_load_n(&control->companion, __ATOMIC_ACQUIRE) : 0;

@@ -84,7 +84,7 @@ static void note_outcome(shma_lock *lock, int32_t succeeded)
     lock->to_skip = succeeded ? 0 : more < MOST_SKIPPED ? more : MOST_SKIPPED;
 }
 
-int32_t shma_spin(shma_lock *lock, int32_t mode)
+SHMA_SELDOM int32_t shma_spin(shma_lock *lock, int32_t mode)
 {
     int32_t code = -EWOULDBLOCK;
     int64_t end;

@@ -64,7 +64,7 @@ static int32_t leads_to(int32_t fd, const shma_identity *identity)
            found.st_ino == identity->inode;
 }
 
-void shma_watch_tell(shma_lock *lock, uint32_t word)
+SHMA_SELDOM void shma_watch_tell(shma_lock *lock, uint32_t word)
 {
     int32_t code = shma_lock_is_ours(lock) ? touch(lock->fd) : -EBADFD;
 
