@@ -225,10 +225,10 @@ class ReadHold(Hold):
             return None
         if task is None:
             return None
-        readers, gate = cohort.readers, cohort.gate
+        readers = cohort.readers
         before = readers[task] if task in readers else 0  # noqa: SIM401  # without a call
         try:
-            if before or (monotonic() < cohort.share_until and not (cohort.queue or gate[0])):
+            if before or not (cohort.queue or cohort.gate[0] or monotonic() > cohort.share_until):
                 cohort.idle = False
                 readers[task] = before + 1
                 cohort.tally.joined += 1
@@ -296,6 +296,6 @@ class ReadHold(Hold):
                 raise
             finally:
                 self._free = None
-        if code or (cohort.ended and not readers):
+        if code or not (readers or cohort.ended is None):
             cohort.left(code)
         return DONE

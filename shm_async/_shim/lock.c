@@ -260,10 +260,8 @@ int32_t shma_lock_begin(shma_lock *lock, int32_t manner)
     if (lock->mode != LOCK_EX)
         return -EPERM;
     code = shma_lock_whole(lock); /* the last user may have been inside for long */
-    if (code == -EBADFD)
-        return shma_lock_lost(lock);
     if (code < 0)
-        return code;
+        return code == -EBADFD ? shma_lock_lost(lock) : code;
     lock->since = shma_now();
     return shma_generation_begin(lock, manner);
 }
@@ -293,10 +291,8 @@ int32_t shma_lock_pass(shma_lock *lock, int32_t manner, int32_t polite)
     code = lock->lasted < BRIEF_NS
                ? shma_identity_glance_again(lock->fd, &lock->identity, lock->size)
                : shma_lock_whole(lock);
-    if (code == -EBADFD)
-        return shma_lock_lost(lock);
     if (code < 0)
-        return code;
+        return code == -EBADFD ? shma_lock_lost(lock) : code;
     return polite && shma_gate_is_taken(lock) ? -EWOULDBLOCK : shma_generation_begin(lock, manner);
 }
 
