@@ -16,7 +16,7 @@ DEBUGGED = "-g" in os.environ.get("CFLAGS", "")
 #: Python's own -O3 makes the C half as large again. Most of that is padding, computing things in
 #: advance, and tables by which an exception of C++ or a debugger would find its way through the
 #: calls. What is called most is in one piece all the same: see SHMA_ONE_PIECE in internal.h.
-SMALL = ["-O2", "-fno-tree-pre", "-fno-asynchronous-unwind-tables"]
+SMALL = ["-O2", "-fno-plt", "-fno-tree-pre", "-fno-asynchronous-unwind-tables"]
 SMALL += [f"-fno-align-{what}" for what in ("functions", "loops", "jumps", "labels")]
 
 ffibuilder = FFI()
