@@ -181,7 +181,8 @@ def writer(pipe: Pipe, who: str, name: str) -> None:
         run_loop(loop, write_as_task, pipe, maker, name)
         return
     lock = SYNC[who](name).write
-    pipe.send("ready")
+    with lock():  # the first time it imports what it needs
+        pipe.send("ready")
     pipe.recv()
     while True:
         asked = time.perf_counter()
@@ -193,7 +194,8 @@ def writer(pipe: Pipe, who: str, name: str) -> None:
 
 async def write_as_task(pipe: Pipe, maker: Callable[[str], AsyncHandle], name: str) -> NoReturn:
     lock = maker(name).write
-    pipe.send("ready")
+    async with lock():  # the first time it imports what it needs
+        pipe.send("ready")
     pipe.recv()
     while True:
         asked = time.perf_counter()
