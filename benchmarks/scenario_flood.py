@@ -95,10 +95,11 @@ def flood(bench: Bench, who: str, seconds: float) -> Flood:
     numbered = [(who, name, number) for number in range(PROCESSES)]
     with (
         board(name) as reads,
-        members(reader, numbered, bench.build) as readers,
         members(writer, [(who, name)], bench.build) as [one],
+        contextlib.ExitStack() as stack,
     ):
-        for each in (*readers, one):
+        one.receive()  # it has locked once, which some locks do not grant among readers
+        for each in stack.enter_context(members(reader, numbered, bench.build)):
             each.receive()
         time.sleep(0.2)  # all readers are at it
         alone = pace(reads, lambda: time.sleep(seconds))
