@@ -93,6 +93,7 @@ def _bars(chart: Bars) -> Figure:
     axes.set_title(chart.title, pad=12)
     if chart.log:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.xaxis.set_minor_formatter(lambda value, _: "")  # where the axis is short they overlap
     return figure
 
 
