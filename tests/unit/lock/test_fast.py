@@ -8,6 +8,7 @@ from rivals import Rival
 
 from shm_async import Hold, Region
 from shm_async._lock import slow
+from shm_async._lock.cohort import Cohort
 from shm_async._lock.deadlines import Deadline
 from shm_async._lock.members import SOLE
 from shm_async._lock.ways import InThread
@@ -169,6 +170,29 @@ async def unlock_when_asked(region: Region, rival: Rival) -> None:
     while not region.statistics().waiting:
         await anyio.sleep(0.001)
     assert rival.do("unlock") == "done"
+
+
+async def test_a_region_closed_between_the_grant_and_the_block_closes_its_descriptor_after_it(
+    region: Region, rival: Rival, monkeypatch: pytest.MonkeyPatch
+):
+    granted = Cohort._enter_head
+
+    def grant_and_close(cohort: Cohort) -> None:
+        granted(cohort)
+        region.close()
+
+    monkeypatch.setattr(Cohort, "_enter_head", grant_and_close)
+    async with region.write_lock():
+        pass
+    cohort = region._table.cohort
+    assert rival.do("exclusive") == "done"
+    async with anyio.create_task_group() as group:
+        group.start_soon(unlock_when_asked, region, rival)
+        async with region.write_lock() as view:
+            view[0] = 1
+            assert cohort.closer is not None
+    assert (cohort.closer, cohort.idle) == (None, False)
+    assert rival.do("try-exclusive") == "done"
 
 
 async def test_a_writer_that_waited_hands_over_to_the_next(region: Region, rival: Rival):
