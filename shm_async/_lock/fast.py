@@ -83,7 +83,7 @@ class WriteHold(Hold):
                 try:
                     await cohort.queue_up(True, task)
                     view = self._entered(cohort)
-                    if not (cohort.queue or cohort.ended):
+                    if not (cohort.queue or cohort.ended or cohort.passes):  # passes: kept so far
                         cohort.idle, cohort.share_until = SOLE, 0.0
                     return view
                 except (OwnerDiedError, RegionReplacedError) as error:
