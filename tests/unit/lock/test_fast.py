@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
 from rivals import Rival
 
@@ -222,3 +223,24 @@ async def test_a_writer_that_waited_hands_over_to_the_next(region: Region, rival
         leave.set()
     assert entered == [0, 1, 2]
     assert rival.do("try-exclusive") == "done"
+
+
+async def test_two_tasks_in_turns_do_not_keep_others_out(region: Region, rival: Rival):
+    """The queue is empty whenever one of them has just been let in."""
+    done = anyio.Event()
+
+    async def write() -> None:
+        while not done.is_set():
+            async with region.write_lock():
+                await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(write)
+        await anyio.sleep(0.01)
+        rival.send("exclusive")
+        with anyio.move_on_after(5) as scope:
+            await anyio.to_thread.run_sync(rival.finish, abandon_on_cancel=True)
+        done.set()
+    assert not scope.cancelled_caught
