@@ -243,4 +243,6 @@ async def test_two_tasks_in_turns_do_not_keep_others_out(region: Region, rival: 
         with anyio.move_on_after(5) as scope:
             await anyio.to_thread.run_sync(rival.finish, abandon_on_cancel=True)
         done.set()
+        if not scope.cancelled_caught:
+            assert rival.do("unlock") == "done"
     assert not scope.cancelled_caught
