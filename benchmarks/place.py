@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,12 +30,18 @@ class Place:
         for entry in os.listdir(SHM):
             if entry.startswith(self.prefix):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{SHM}/{entry}")
+                    path = f"{SHM}/{entry}"
+                    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
 def lock_file(name: str) -> str:
-    """Where the peers put their lock: on the same file system as our regions."""
-    return f"{SHM}/{name}.lock"
+    """Where the peers put their lock: on the same file system as our regions.
+
+    In a folder, as some put more beside it, which a killed process leaves.
+    """
+    folder = f"{SHM}/{name}.peers"
+    os.makedirs(folder, exist_ok=True)
+    return f"{folder}/lock"
 
 
 def board_file(name: str) -> str:

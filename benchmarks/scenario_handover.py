@@ -65,10 +65,12 @@ def run(bench: Bench, report: Report) -> Outcome:
         members(member, [(0, cpus[0]), (1, cpus[1])]) as pair,
         tempfile.TemporaryDirectory() as directory,
     ):
-        variants: dict[str, Callable[[], list[float]]] = {
-            who: partial(play, bench, pair, who, seconds) for who in (*SYNC, *ASYNC)
-        }
         program = compile_baseline(directory)
+        variants: dict[str, Callable[[], list[float]]] = {
+            who: partial(play, bench, pair, who, seconds)
+            for who in (*SYNC, *ASYNC)
+            if program or not who.startswith(BARE)
+        }
         if program:
             variants[C] = partial(play_in_c, bench, program, cpus, seconds)
         found = interleave(variants, rounds, report)

@@ -42,11 +42,11 @@ from .._native import (
     lock_sound,
     lock_upgrade,
 )
-from .loops import Task, Waiter
+from .loops import Loop, Task, Waiter
 from .members import MAX_KEEP, MAX_KEEP_ALONE, MAX_PASSES, NOBODY, Members
-from .ofd import EXCLUSIVE, FORKED, LET_GO, Ending, failure, report_slow
+from .ofd import EXCLUSIVE, FORKED, LET_GO, Ending, Opener, failure, report_slow
 from .owners import owner_of
-from .request import BEGUN, CALLED_OFF
+from .request import BEGUN, CALLED_OFF, Request
 
 
 class Cohort(Members):
@@ -60,6 +60,10 @@ class Cohort(Members):
     """
 
     __slots__ = ()
+
+    def __init__(self, opener: Opener, loop: Loop) -> None:
+        super().__init__(opener, loop)
+        self.request = Request(self, self.handle, loop, self.name, self.tally)
 
     # ---- enter ----------------------------------------------------------------
 
@@ -77,11 +81,11 @@ class Cohort(Members):
         """
         tally, waiter = self.tally, self.new_waiter(exclusive, task, manner)
         tally.contended += 1
-        if not self.share_until:
-            self.kept_for()
         try:
             self.queue.append(waiter)
             self.idle = False
+            if not self.share_until:
+                self.kept_for()
             if self.opener.ledger.slow_wait is not None:
                 self.alarm.wait_begins(self)
             if self.readers:
@@ -114,36 +118,23 @@ class Cohort(Members):
             error = self.request.start(self.queue[0].exclusive)
             if error is None:
                 return
-            self._fail_head(error)
-        self._rest()
+            self.fail_head(error)
+        self.rest()
 
     def request_ended(self, code: int) -> None:
         """Handle the end of the request: it was granted, called off or refused."""
         if code in (BEGUN, 0):
             self.share_until = monotonic() + self.max_share
             self.passes = 0
-            if code == BEGUN:
+            if code == BEGUN and self.queue:
                 self._enter_head()
             else:
                 self._admit()
         elif code == CALLED_OFF:
             self._ask()
         else:
-            self._fail_head(failure(code, self.name))
+            self.fail_head(failure(code, self.name))
             self._ask()
-
-    def _fail_head(self, error: Exception) -> None:
-        if self.queue:
-            waiter = self.queue.popleft()
-            waiter.error = error
-            waiter.wake()
-
-    def _rest(self) -> None:
-        """Be idle: no task is inside or queued, and no request is under way."""
-        self.request.rest()
-        self.be_idle()
-        if self.ended is not None:
-            self.closer = None
 
     # ---- admit ----------------------------------------------------------------
 
@@ -160,7 +151,7 @@ class Cohort(Members):
             elif self._admit_writer():
                 return
         self.release()
-        self._rest()
+        self.rest()
 
     def _admit_writer(self) -> bool:
         waiter = self.queue[0]
@@ -169,17 +160,22 @@ class Cohort(Members):
             return False
         code = lock_begin(self.handle, waiter.manner)
         if code:
-            self._fail_head(failure(code, self.name, self.handle))
+            self.fail_head(failure(code, self.name, self.handle))
             return False
         self._enter_head()
         return True
 
     def _enter_head(self) -> None:
-        """Let the head of the queue write, as its mark is set. A cancelled one leaves again."""
-        waiter = self.queue.popleft()
-        waiter.wake()
-        waiter.granted = True
+        """Let the head of the queue write, as its mark is set. A cancelled one leaves again.
+
+        The grant is noted before anything can fail: an exception (Ctrl-C) finds somebody inside.
+        """
+        waiter = self.queue[0]
         self.writer = waiter.task
+        waiter.granted = True
+        waiter.wake()
+        if self.queue:  # a signal handler may have closed the region
+            self.queue.popleft()
 
     def _admit_readers(self) -> bool:
         """Admit the readers at the head of the queue, all of them together.
@@ -191,7 +187,7 @@ class Cohort(Members):
         code = lock_sound(self.handle)
         if code:
             while self.queue and not self.queue[0].exclusive:
-                self._fail_head(failure(code, self.name, self.handle))
+                self.fail_head(failure(code, self.name, self.handle))
             return False
         while self.queue and not self.queue[0].exclusive:
             self.admit_reader(self.queue.popleft())
@@ -257,39 +253,50 @@ class Cohort(Members):
 
     def left(self, code: int) -> None:
         """Handle the unusual result of a release."""
-        self._rest()
+        self.rest()
         if code > 0:
             report_slow(self.handle, self.name)
         elif code < 0 and code != FORKED:
             raise failure(code, self.name)
 
+    def begin_again(self) -> None:
+        """Ask anew if an exception (Ctrl-C) in a step has left the lock with no task inside."""
+        if not (self.occupied() or self.request.under_way):
+            if lock_mode(self.handle):
+                lock_release(self.handle)
+            self._ask()
+
     def hand_over(self) -> None:
         """Hand the lock on, or release it: after the bounds a waiter at the gate comes first."""
-        self.writer = NOBODY
-        self.passes += 1
-        kept = monotonic() - self.share_until + self.max_share  # known, as a task queued
-        late = self.passes > MAX_PASSES or kept > MAX_KEEP
-        head = self.queue[0]
-        if head.exclusive and kept < MAX_KEEP_ALONE and head.can_wake():
-            code = lock_pass(self.handle, head.manner, late)
-            if code == 0:
-                self.tally.hand_overs += 1
-                self._enter_head()
+        try:
+            self.writer = NOBODY
+            self.passes += 1
+            kept = monotonic() - self.share_until + self.max_share  # known, as a task queued
+            late = self.passes > MAX_PASSES or kept > MAX_KEEP
+            head = self.queue[0]
+            if head.exclusive and kept < MAX_KEEP_ALONE and head.can_wake():
+                code = lock_pass(self.handle, head.manner, late)
+                if code == 0:
+                    self.tally.hand_overs += 1
+                    self._enter_head()
+                    return
+            elif late:
+                self.release()
+                self._ask()
                 return
-        elif late:
-            self.release()
-            self._ask()
-            return
-        else:
-            code = lock_end(self.handle)
-        if code > 0:
-            report_slow(self.handle, self.name)
-        if code == BUSY or (late and code > 0):
-            lock_release(self.handle)
-            self._ask()
-        else:  # after an error, too: the descriptor may be somebody else's by now
-            self.tally.hand_overs += 1
-            self._admit()
+            else:
+                code = lock_end(self.handle)
+            if code > 0:
+                report_slow(self.handle, self.name)
+            if code == BUSY or (late and code > 0):
+                lock_release(self.handle)
+                self._ask()
+            else:  # after an error, too: the descriptor may be somebody else's by now
+                self._admit()
+                self.tally.hand_overs += self.occupied()
+        except BaseException:
+            self.begin_again()
+            raise
 
     # ---- convert --------------------------------------------------------------
 
@@ -373,26 +380,11 @@ class Cohort(Members):
         elif not self.queue:
             self.request.call_off()
 
-    def outlive_its_loop(self) -> None:
-        """Keep the lock for the tasks inside until they release it, from any thread."""
-        self.ended = self.ended or closed
-        self.idle = False
-        self.queue.clear()  # tasks of a loop that has ended
-        self.request.rest()
-
     def close(self, why: Ending = closed) -> None:
         """Refuse all waiters and newcomers; close the OFD as soon as no task is inside."""
         self.ended = why
         self.idle = False
         while self.queue:
-            self._fail_head(why(self.name))
-        if not self.occupied():
+            self.fail_head(why(self.name))
+        if not (self.occupied() or lock_mode(self.handle)):  # a signal handler may close it
             self.abandon()
-
-    def abandon(self) -> None:
-        """Drop the queue, the request and the OFD. No task is inside."""
-        self.ended = self.ended or closed
-        self.idle = False
-        self.queue.clear()
-        self.request.rest()
-        self.closer = None  # calls off the request, joins the thread, closes the OFD

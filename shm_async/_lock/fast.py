@@ -83,7 +83,8 @@ class WriteHold(Hold):
                 try:
                     await cohort.queue_up(True, task)
                     view = self._entered(cohort)
-                    if not (cohort.queue or cohort.ended or cohort.passes):  # passes: kept so far
+                    # if it has just been granted: else the bounds of `hand_over` would begin anew
+                    if not (cohort.queue or cohort.ended or cohort.passes):
                         cohort.idle, cohort.share_until = SOLE, 0.0
                     return view
                 except (OwnerDiedError, RegionReplacedError) as error:
@@ -148,10 +149,7 @@ class WriteHold(Hold):
             pass  # an array or structure was made from it: stale from now on
         finally:
             try:
-                if cohort.queue:
-                    cohort.hand_over()
-                else:
-                    cohort.leave_write()
+                cohort.leave_write()
             finally:
                 self._free = None
 

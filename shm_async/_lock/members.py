@@ -7,6 +7,7 @@ from threading import get_ident
 from time import monotonic
 from typing import ClassVar
 
+from .._failures import closed
 from .._native import (
     BUSY,
     MARK,
@@ -98,6 +99,7 @@ class Members:
     )
 
     in_loop: ClassVar[bool] = True
+    request: Request  # for the kernel's lock; the cohort makes it
 
     def __init__(self, opener: Opener, loop: Loop) -> None:
         self.handle: LockHandle
@@ -120,7 +122,6 @@ class Members:
         self.readers: dict[Task, int] = {}
         self.queue: deque[Waiter] = deque()
         self.tally.queue = self.queue
-        self.request = Request(self, self.handle, loop, self.name, self.tally)
         self.idle: bool | None = True
         self.ended: Ending | None = None  # once it has ended: makes the error for newcomers
         # share_until: when `max_share` is over, so that readers join no more. 0.0: not known, see
@@ -224,6 +225,7 @@ class Members:
         """
         now = monotonic()
         if not self.share_until:
+            self.idle = False
             self.share_until = now + self.max_share
             self.passes = 0
         return now - self.share_until + self.max_share
@@ -273,7 +275,38 @@ class Members:
         self.readers.clear()
         self.be_idle()
 
+    def rest(self) -> None:
+        """Be idle: no task is inside or queued, and no request is under way."""
+        self.request.rest()
+        self.be_idle()
+        if self.ended is not None:
+            self.closer = None
+
+    # ---- end ------------------------------------------------------------------
+
+    def outlive_its_loop(self) -> None:
+        """Keep the lock for the tasks inside until they release it, from any thread."""
+        self.ended = self.ended or closed
+        self.idle = False
+        self.queue.clear()  # tasks of a loop that has ended
+        self.request.rest()
+
+    def abandon(self) -> None:
+        """Drop the queue, the request and the OFD. No task is inside."""
+        self.ended = self.ended or closed
+        self.idle = False
+        self.queue.clear()
+        self.request.rest()
+        self.closer = None  # calls off the request, joins the thread, closes the OFD
+
     # ---- wait -----------------------------------------------------------------
+
+    def fail_head(self, error: Exception) -> None:
+        """End the wait of the head of the queue, if there is one, with that error."""
+        if self.queue:
+            waiter = self.queue.popleft()
+            waiter.error = error
+            waiter.wake()
 
     def set_alarm(self) -> None:
         """Have the wait that begins now reported if it lasts too long."""
@@ -303,10 +336,6 @@ class Members:
         """Return in what manner the head of the queue will begin to write, if it will."""
         head = self.queue[0] if self.queue else None
         return head.manner if head is not None and head.exclusive and head.can_wake() else NOT_NOW
-
-    def request_ended(self, code: int) -> None:
-        """Handle the end of the request: see request.py."""
-        raise NotImplementedError  # Cohort does
 
     # ---- facts ----------------------------------------------------------------
 

@@ -37,6 +37,10 @@ class Asker(Protocol):
         """
         ...
 
+    def begin_again(self) -> None:
+        """Ask anew, as an exception (Ctrl-C) came while the end was handled."""
+        ...
+
 
 class Request:
     """The one request of a cohort: at most one is under way."""
@@ -71,6 +75,7 @@ class Request:
         except OSError as error:
             return error
         self.tally.requests += 1
+        self.under_way = True  # before: an exception (Ctrl-C) comes when the call has returned
         code = waiter_start(self.handle, exclusive)
         self.under_way = code == 0
         return failure(code, self.name) if code else None
@@ -96,8 +101,17 @@ class Request:
     def _finish(self) -> None:
         """Finish a request whose eventfd is readable: granted, called off or refused."""
         asker = self._asker() if self.under_way else None
-        code = waiter_finish(self.handle, NOT_NOW if asker is None else asker.manner_of_next())
-        if asker is None or code in (NOT_YET, FORKED):  # FORKED: closed since
+        if asker is None:
+            waiter_finish(self.handle, NOT_NOW)  # nobody wants the result
             return
-        self.under_way = False
-        asker.request_ended(code)
+        manner = asker.manner_of_next()
+        try:
+            self.under_way = False  # before: an exception (Ctrl-C) comes when the call has returned
+            code = waiter_finish(self.handle, manner)
+            if code == NOT_YET:
+                self.under_way = True
+            elif code != FORKED:  # closed since
+                asker.request_ended(code)
+        except BaseException:
+            asker.begin_again()
+            raise

@@ -139,7 +139,7 @@ static inline int32_t attempt(shma_lock *lock, int32_t mode, int32_t spinning)
     int64_t time = shma_now();
     int32_t code;
 
-    if (lock->bound && !taken_here(lock))
+    if (lock->mode || (lock->bound && !taken_here(lock))) /* a signal handler may have it */
         return -EWOULDBLOCK;
     code = ready_at(lock, time);
     if (code < 0)

@@ -6,6 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from rivals import Rival
+from waits import until
 
 from shm_async import Hold, Region
 from shm_async._lock import slow
@@ -168,8 +169,7 @@ async def test_in_a_task_that_waited(region: Region, rival: Rival):
 
 
 async def unlock_when_asked(region: Region, rival: Rival) -> None:
-    while not region.statistics().waiting:
-        await anyio.sleep(0.001)
+    await until(lambda: region.statistics().waiting)
     assert rival.do("unlock") == "done"
 
 
@@ -215,8 +215,7 @@ async def test_a_writer_that_waited_hands_over_to_the_next(region: Region, rival
             group.start_soon(write, number)
             await anyio.wait_all_tasks_blocked()
         assert rival.do("unlock") == "done"
-        while not entered:
-            await anyio.sleep(0.001)
+        await until(lambda: entered)
         group.start_soon(write, 2)
         await anyio.wait_all_tasks_blocked()
         assert region.statistics().waiting == 2
@@ -238,7 +237,7 @@ async def test_two_tasks_in_turns_do_not_keep_others_out(region: Region, rival: 
     async with anyio.create_task_group() as group:
         for _ in range(2):
             group.start_soon(write)
-        await anyio.sleep(0.01)
+        await until(lambda: region.statistics().hand_overs > 10)
         rival.send("exclusive")
         with anyio.move_on_after(5) as scope:
             await anyio.to_thread.run_sync(rival.finish, abandon_on_cancel=True)
