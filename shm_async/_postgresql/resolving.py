@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from .._lock.loops import Loop, adapt, current_loop
 from .failures import DisconnectedError
-from .signals import Signal, running_asyncio
+from .signals import Signal, current_asyncio
 
 __all__ = ["Lookup", "look_up"]
 
@@ -50,7 +50,7 @@ class Lookup:
 
     async def wait(self) -> None:
         """Wait until it is over. Cancellable."""
-        signal = Signal(running_asyncio())
+        signal = Signal(current_asyncio())
         with self.guard:
             if self.over:
                 return

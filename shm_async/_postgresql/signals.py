@@ -6,7 +6,7 @@ import anyio
 
 from .._lock.loops import current_loop
 
-__all__ = ["Signal", "running_asyncio"]
+__all__ = ["Signal", "current_asyncio"]
 
 
 class Signal:
@@ -56,7 +56,10 @@ class Signal:
             self._waiting.remove(future)
 
 
-def running_asyncio() -> asyncio.AbstractEventLoop | None:
-    """The running loop, if it is one of asyncio's; None: it is trio's."""
+def current_asyncio() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of `current_loop`, if it is one of asyncio's; None: it is trio's.
+
+    Not `loops.running_asyncio`, which finds the host of a trio that runs as a guest.
+    """
     loop = current_loop()
     return loop if isinstance(loop, asyncio.AbstractEventLoop) else None

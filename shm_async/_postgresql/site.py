@@ -25,7 +25,7 @@ from . import connecting
 from .jobs import surely
 from .rows import Spec
 from .session import Session
-from .signals import Signal, running_asyncio
+from .signals import Signal, current_asyncio
 from .tally import Tally
 from .ticket import Ticket
 
@@ -49,7 +49,7 @@ class Site:
     """
 
     def __init__(self, spec: Spec, tally: Tally, told: Callable[[int, bool], bool]) -> None:
-        self.loop = running_asyncio()
+        self.loop = current_asyncio()
         self.spec = spec
         self.tally = tally
         self.told = told  # hears of each revision; returns whether it went back

@@ -17,7 +17,7 @@ from psycopg import pq
 
 from . import failures
 from .failures import DisconnectedError
-from .signals import running_asyncio
+from .signals import current_asyncio
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -103,7 +103,7 @@ class Wire:
     def begin(self) -> None:
         """From now on `run` alone is used."""
         self.pg.enter_pipeline_mode()
-        loop = running_asyncio()
+        loop = current_asyncio()
         if loop is not None:
             self._loop, self._socket = loop, self.pg.socket
             loop.add_reader(self._socket, self._come)

@@ -9,7 +9,7 @@ from databases import Server
 from waits import until
 
 from shm_async import RegionServerError
-from shm_async._postgresql.signals import Signal, running_asyncio
+from shm_async._postgresql.signals import Signal, current_asyncio
 from shm_async._postgresql.wire import Command, Wire
 
 pytestmark = pytest.mark.once
@@ -80,7 +80,7 @@ async def test_nothing_comes_from_one_that_is_gone(wire: Wire, database: Server)
 
 async def test_asyncio_takes_in_what_nobody_waits_for(wire: Wire, database: Server):
     """Else a socket that has something to read would keep the loop busy."""
-    loop = running_asyncio()
+    loop = current_asyncio()
     if loop is None:
         pytest.skip("trio waits for a socket only when a task does")
     socket = wire.pg.socket
@@ -95,7 +95,7 @@ async def test_asyncio_takes_in_what_nobody_waits_for(wire: Wire, database: Serv
 
 
 async def test_a_signal_wakes_all_that_wait_and_delays_none_that_come_later():
-    signal = Signal(running_asyncio())
+    signal = Signal(current_asyncio())
     woken = []
     async with anyio.create_task_group() as tasks:
 
@@ -116,7 +116,7 @@ async def test_a_signal_wakes_all_that_wait_and_delays_none_that_come_later():
 
 
 async def test_a_wait_for_a_signal_that_was_cancelled_leaves_the_others():
-    signal = Signal(running_asyncio())
+    signal = Signal(current_asyncio())
     cancelled = anyio.CancelScope()
     async with anyio.create_task_group() as tasks:
 
