@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import threading
 from subprocess import PIPE, Popen
 
 import anyio
@@ -101,7 +102,15 @@ def instances() -> int:
 
 
 def waiting(region: Region) -> int:
+    """How many tasks wait for a change of the region, in all loops of this process."""
     return sum(len(lookout.waiting) for lookout in region._watchers.lookouts())
+
+
+def waiting_here(region: Region) -> int:
+    """How many of them wait in the loop of this thread."""
+    mine = threading.get_ident()
+    lookouts = region._watchers.lookouts()
+    return sum(len(lookout.waiting) for lookout in lookouts if lookout.thread == mine)
 
 
 class Watching:
@@ -125,11 +134,12 @@ class Watching:
 
 @contextlib.asynccontextmanager
 async def one_who_waits(region: Region, **arguments: int):
-    before = waiting(region)
+    """A task of this loop that waits for a change; another loop may begin to wait meanwhile."""
+    before = waiting_here(region)
     async with anyio.create_task_group() as group:
         one = Watching(region, **arguments)
         group.start_soon(one.run)
-        await until(lambda: waiting(region) > before)
+        await until(lambda: waiting_here(region) > before)
         yield one
         group.cancel_scope.cancel()
 
