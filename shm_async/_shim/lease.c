@@ -5,15 +5,17 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/fsuid.h>
+#include <sys/prctl.h>
 
-#include "shim.h"
+#include "internal.h"
 
 /*
  * The kernel grants a lease for writing only if no other description has the file open or
  * mapped. It grants it to the file's owner and to processes with CAP_LEASE, which root in a
  * container mostly lacks. But that root may act as the owner (CAP_SETUID). Such a change is of
  * one thread, and to undo it would change the thread's capabilities. So a thread that ends
- * afterwards does it.
+ * afterwards does it. It also makes the whole process "not dumpable": no core dumps, and only
+ * root may look at its /proc files, or at those of its children. That is undone.
  *
  * During a lease every other open of the file waits, or fails if it is non-blocking. So the
  * next system call gives the lease back.
@@ -50,8 +52,12 @@ static int32_t ask_in_a_thread(struct question *question)
 {
     sigset_t all, before;
     pthread_t thread;
-    int code;
+    int code = shma_registry_init(), dumpable;
 
+    if (code < 0)
+        return code;
+    shma_registry_acquire(); /* two threads at once would not know what it was */
+    dumpable = prctl(PR_GET_DUMPABLE);
     (void)sigfillset(&all);
     code = pthread_sigmask(SIG_SETMASK, &all, &before);
     if (code == 0) {
@@ -60,6 +66,9 @@ static int32_t ask_in_a_thread(struct question *question)
     }
     if (code == 0)
         code = pthread_join(thread, NULL);
+    if (dumpable == 1)
+        (void)prctl(PR_SET_DUMPABLE, 1UL); /* the kernel knows no reason to refuse */
+    shma_registry_release();
     return code ? -code : question->answer;
 }
 

@@ -222,11 +222,12 @@ def test_an_object_that_is_leased_is_nobodys_business(name: str):
 # ---- other users' objects --------------------------------------------------------------
 
 ANOTHER_USERS = """
-import os, sys, threading
+import ctypes, os, sys, threading
 from shm_async import Region, prune
 name = sys.argv[1]
 def status():
-    return [line for line in open("/proc/thread-self/status") if line[:3] in ("Cap", "Uid", "Gid")]
+    lines = [line for line in open("/proc/thread-self/status") if line[:3] in ("Cap", "Uid", "Gid")]
+    return [*lines, ctypes.CDLL(None).prctl(3)]  # PR_GET_DUMPABLE
 before = status()
 assert not int(before[4].split()[1], 16) & 1 << 28, before  # CAP_LEASE
 fd = os.open(f"/dev/shm/{name}", os.O_RDONLY) if sys.argv[2] == "open" else None
