@@ -24,7 +24,7 @@ for header in CONTRACT:
     ffibuilder.cdef((Path(__file__).parent / SHIM / f"{header}.h").read_text())
 ffibuilder.set_source(
     "shm_async._shim_ffi",
-    '#include "shim.h"\n',
+    '#include "shim.h"\n#include "brief.h"\n',
     sources=[WHOLE],
     depends=[str(path) for path in Path(SHIM).glob("*.[ch]")],
     include_dirs=[SHIM],

@@ -62,6 +62,7 @@ CONTROL_SIZE: int = ffi.sizeof("shma_control")
 GATE_HINT: int = ffi.offsetof("shma_control", "gate")
 
 lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
+lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
 lock_try_manner: Callable[[LockHandle, int], int] = lib.shma_lock_try_manner
 lock_spin_shared: Callable[[LockHandle], int] = lib.shma_lock_spin_shared
 lock_spin_exclusive: Callable[[LockHandle], int] = lib.shma_lock_spin_exclusive

@@ -12,7 +12,14 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from .._native import BUSY, lock_release, lock_spin_exclusive, lock_spin_shared
+from .._native import (
+    BUSY,
+    lock_release,
+    lock_spin_exclusive,
+    lock_spin_shared,
+    lock_try_exclusive,
+    lock_try_shared,
+)
 from ..errors import OwnerDiedError, RegionReplacedError
 from . import slow
 from .cohort import Cohort
@@ -42,7 +49,7 @@ class WriteHold(Hold):
         try:
             try:
                 seat = self._table.pool.free.pop()
-                if not lock_spin_exclusive(seat.handle):
+                if not (lock_try_exclusive(seat.handle) and lock_spin_exclusive(seat.handle)):
                     self._at = seat
                     view = self._view = seat.writable[ALL]
                     self._held = None
@@ -65,13 +72,13 @@ class WriteHold(Hold):
             cohort, queues = self._table.cohort, self.plain
             if queues and cohort.idle:
                 try:
-                    task = cohort.tasks[cohort.native]
-                    if task is not None and not (code := lock_spin_exclusive(cohort.handle)):
-                        cohort.idle = SOLE
-                        cohort.writer = task
-                        self._at = cohort
-                        view = self._view = cohort.writable[ALL]
-                        return view
+                    if (task := cohort.tasks[cohort.native]) is not None:
+                        handle = cohort.handle
+                        code = lock_try_exclusive(handle) and lock_spin_exclusive(handle)
+                        if not code:
+                            cohort.idle, cohort.writer, self._at = SOLE, task, cohort
+                            view = self._view = cohort.writable[ALL]
+                            return view
                     queues = task is not None and code == BUSY
                 except KeyError:  # another loop runs in this thread by now
                     queues = False
@@ -169,7 +176,7 @@ class ReadHold(Hold):
         try:
             try:
                 seat = self._table.pool.free.pop()
-                if not lock_spin_shared(seat.handle):
+                if not (lock_try_shared(seat.handle) and lock_spin_shared(seat.handle)):
                     self._at = seat
                     view = self._view = seat.readable.toreadonly()
                     self._held = None
@@ -192,8 +199,10 @@ class ReadHold(Hold):
             cohort = self._table.cohort
             if cohort.idle and self.plain:
                 try:
-                    task = cohort.tasks[cohort.native]
-                    if task is not None and not lock_spin_shared(cohort.handle):
+                    handle, task = cohort.handle, cohort.tasks[cohort.native]
+                    if task is not None and not (
+                        lock_try_shared(handle) and lock_spin_shared(handle)
+                    ):
                         cohort.idle = SOLE
                         cohort.readers[task] = 1
                         self._task = task

@@ -175,14 +175,14 @@ int32_t shma_lock_enter(shma_lock *lock, int32_t mode, int32_t manner)
     return code < 0 ? refuse(lock, code) : 0;
 }
 
-int32_t shma_lock_try_shared(shma_lock *lock)
+SHMA_ONE_PIECE int32_t shma_lock_try_shared(shma_lock *lock)
 {
     int32_t code = attempt(lock, LOCK_SH, 0);
 
     return code == 0 ? shma_lock_enter(lock, LOCK_SH, SHMA_MARK) : code;
 }
 
-SHMA_ONE_PIECE int32_t shma_lock_spin_shared(shma_lock *lock)
+int32_t shma_lock_spin_shared(shma_lock *lock)
 {
     int32_t code = attempt(lock, LOCK_SH, 0);
 
@@ -198,6 +198,11 @@ int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner)
     return code == 0 ? shma_lock_enter(lock, LOCK_EX, manner) : code;
 }
 
+SHMA_ONE_PIECE int32_t shma_lock_try_exclusive(shma_lock *lock)
+{
+    return shma_lock_try_manner(lock, SHMA_MARK);
+}
+
 int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner)
 {
     int32_t code = attempt(lock, LOCK_EX, 0);
@@ -207,10 +212,7 @@ int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner)
     return code == 0 ? shma_lock_enter(lock, LOCK_EX, manner) : code;
 }
 
-SHMA_ONE_PIECE int32_t shma_lock_spin_exclusive(shma_lock *lock)
-{
-    return shma_lock_spin_manner(lock, SHMA_MARK);
-}
+int32_t shma_lock_spin_exclusive(shma_lock *lock) { return shma_lock_spin_manner(lock, SHMA_MARK); }
 
 int32_t shma_lock_try_nested(shma_lock *lock)
 {

@@ -107,6 +107,7 @@ enum { SHMA_MARK, SHMA_RECOVER, SHMA_MARK_LATER };
  * -EIDRM: other processes lock the System V segment by another companion, or soon will.
  */
 int32_t shma_lock_try_shared(shma_lock *lock);
+int32_t shma_lock_try_exclusive(shma_lock *lock); /* SHMA_MARK */
 int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner);
 
 /*

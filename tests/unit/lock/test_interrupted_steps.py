@@ -145,10 +145,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def spins(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
+def tries(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
     """What to do right before and right after the next attempt to get the lock of a block."""
     todo: dict[str, Callable[[], None]] = {}
-    for name in ("lock_spin_exclusive", "lock_spin_shared"):
+    for name in ("lock_try_exclusive", "lock_try_shared"):
         call = getattr(fast, name)
 
         def attempt(handle: object, call: Callable[[object], int] = call) -> int:
@@ -162,7 +162,7 @@ def spins(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], None]]:
 
 
 async def test_a_handler_that_takes_the_lock_first_keeps_a_block_out(
-    region: Region, kind: str, spins: dict[str, Callable[[], None]]
+    region: Region, kind: str, tries: dict[str, Callable[[], None]]
 ):
     """It looked at the cohort, which was idle, before the handler ran."""
     block = getattr(region, f"{kind}_lock")
@@ -172,7 +172,7 @@ async def test_a_handler_that_takes_the_lock_first_keeps_a_block_out(
     entered = anyio.Event()
 
     async def enter() -> None:
-        spins["before"] = lambda: hold.acquire_nowait() and None
+        tries["before"] = lambda: hold.acquire_nowait() and None
         async with block():
             entered.set()
 
@@ -186,7 +186,7 @@ async def test_a_handler_that_takes_the_lock_first_keeps_a_block_out(
 
 
 async def test_a_handler_finds_the_lock_taken_before_the_block_has_noted_it(
-    region: Region, kind: str, spins: dict[str, Callable[[], None]], rival: Rival
+    region: Region, kind: str, tries: dict[str, Callable[[], None]], rival: Rival
 ):
     block = getattr(region, f"{kind}_lock")
     async with block():
@@ -198,7 +198,7 @@ async def test_a_handler_finds_the_lock_taken_before_the_block_has_noted_it(
             region.write_lock().acquire_nowait()
         refused.append(rival.do("try-exclusive"))
 
-    spins["after"] = handler
+    tries["after"] = handler
     async with block():
         assert rival.do("try-exclusive") == "busy"
     assert refused == ["busy"]
@@ -207,12 +207,12 @@ async def test_a_handler_finds_the_lock_taken_before_the_block_has_noted_it(
 
 
 async def test_a_handler_that_closes_the_region_leaves_the_block_its_lock(
-    region: Region, kind: str, spins: dict[str, Callable[[], None]], rival: Rival
+    region: Region, kind: str, tries: dict[str, Callable[[], None]], rival: Rival
 ):
     block = getattr(region, f"{kind}_lock")
     async with block():
         pass
-    spins["after"] = region.close
+    tries["after"] = region.close
     async with block() as view:
         assert view[0] == 0
         assert rival.do("try-exclusive") == "busy"
