@@ -1,6 +1,7 @@
 """What exists, and children that come and go."""
 
 import os
+import signal
 from collections.abc import Callable
 
 from peers import segment_of
@@ -13,9 +14,14 @@ def exists(address: str | int) -> bool:
 
 
 class Child:
-    """A forked child that does one thing, tells, and waits to be told to end."""
+    """A forked child that does one thing, tells, and waits to be told to end.
+
+    A block kills it if nobody has ended it by then, as after a failure: it would keep open what it
+    inherited, such as the pipes of other helpers.
+    """
 
     def __init__(self, do: Callable[[], object]) -> None:
+        self.ended = False
         told, self._tell = os.pipe()
         self._hear, say = os.pipe()
         self.pid = os.fork()
@@ -35,8 +41,16 @@ class Child:
 
     def end(self, number: int = 0) -> None:
         """Let it end, or kill it."""
+        self.ended = True
         if number:
             os.kill(self.pid, number)
         os.close(self._tell)
         os.close(self._hear)
         assert os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]) == -number
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended:
+            self.end(signal.SIGKILL)

@@ -55,11 +55,11 @@ def test_who_has_another_policy_counts_and_does_not_remove(address):
 @pytest.mark.parametrize("number", [0, signal.SIGKILL])
 def test_other_processes_count_until_they_end_however_they_end(address, number: int):
     region = Region.create(address, 4, unlink="last")
-    child = Child(lambda: Region.attach(address))
-    other = Region.attach(address, unlink="last")
-    other.close()
-    assert exists(address)
-    child.end(number)
+    with Child(lambda: Region.attach(address)) as child:
+        other = Region.attach(address, unlink="last")
+        other.close()
+        assert exists(address)
+        child.end(number)
     region.close()
     assert not exists(address)
 
@@ -67,10 +67,10 @@ def test_other_processes_count_until_they_end_however_they_end(address, number: 
 def test_a_forked_child_counts_on_its_own_account(address):
     """The child inherits the parent's attachment and makes it its own."""
     region = Region.create(address, 4, unlink="last")
-    child = Child(lambda: None)
-    region.close()
-    assert exists(address), "the child was not counted"
-    child.end()
+    with Child(lambda: None) as child:
+        region.close()
+        assert exists(address), "the child was not counted"
+        child.end()
     with Region.attach(address, unlink="last"):
         pass
     assert not exists(address)

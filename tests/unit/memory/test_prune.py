@@ -72,9 +72,9 @@ def test_what_is_in_use_stays(address):
 
 def test_what_another_process_uses_stays_until_it_dies(address):
     Region.create(address, 4).close()
-    child = Child(lambda: Region.attach(address))
-    assert not pruned(address)
-    child.end(signal.SIGKILL)
+    with Child(lambda: Region.attach(address)) as child:
+        assert not pruned(address)
+        child.end(signal.SIGKILL)
     assert pruned(address)
 
 

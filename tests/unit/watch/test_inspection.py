@@ -106,10 +106,10 @@ def test_a_segment_that_nobody_has_is_not_attached_to_be_read(sysv_key: int):
 
 
 def test_reading_a_segment_is_no_attaching(sysv_key: int):
-    maker = Child(lambda: Region.create(sysv_key, 3))
-    assert look(name_of(sysv_key)).layout == "managed"
-    assert last_pid(sysv_key) == maker.pid
-    maker.end()
+    with Child(lambda: Region.create(sysv_key, 3)) as maker:
+        assert look(name_of(sysv_key)).layout == "managed"
+        assert last_pid(sysv_key) == maker.pid
+        maker.end()
     with Region.attach(sysv_key) as region:
         region.unlink()
 
