@@ -91,7 +91,7 @@ def nothing_is_left() -> Iterator[None]:
     yield
     # a waiting thread with nothing to do lingers a little, and a test's own thread may be about
     # to give back what it has released
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while True:
         threads, left = our_threads(), our_descriptors()
         if (not threads and left == descriptors) or time.monotonic() > deadline:

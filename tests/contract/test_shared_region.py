@@ -97,7 +97,7 @@ async def test_a_writer_waits_for_a_reader_and_readers_share(open_one: Open):
                     await written.wait()
                 assert not written.is_set()
                 assert view[0] == 0
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 await written.wait()
 
 
@@ -114,7 +114,7 @@ async def test_a_cancelled_wait_leaves_nothing(open_one: Open):
                     tasks.start_soon(wait, region)
                     await anyio.sleep(0.05)
                     tasks.cancel_scope.cancel()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             async with other.write_lock(), anyio.create_task_group():
                 pass
 
@@ -129,7 +129,7 @@ async def test_it_is_released_and_downgraded_by_the_same_calls(open_one: Open):
         async with other.read_lock() as view:
             assert view[0] == 5
         await hold.release_async()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await add_one(other)
 
 
@@ -176,7 +176,7 @@ def test_a_thread_gives_up_after_its_timeout(open_one: Open):
         with one.write_lock(), pytest.raises(LockTimeoutError):
             with other.write_lock(timeout=0.1):
                 pass
-        with other.write_lock(timeout=5):
+        with other.write_lock(timeout=20):
             pass
 
 
@@ -189,7 +189,7 @@ async def test_changes_tell_of_a_store_and_miss_none(open_one: Open):
         before = one.generation
         assert before is not None
         await add_one(other)  # after the call, before the first step
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             first = await heard.__anext__()
             assert first > before
             await add_one(other)

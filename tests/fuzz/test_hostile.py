@@ -205,7 +205,7 @@ def undone(name: str) -> Iterator[Region]:
         vandal.close()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("ask", ["read_lock", "write_lock"])
 def test_a_repair_that_does_not_last_is_given_up(undone: Region, ask: str):
     for take in (Hold.acquire_blocking, Hold.acquire_nowait):
@@ -216,7 +216,7 @@ def test_a_repair_that_does_not_last_is_given_up(undone: Region, ask: str):
     assert undone.holders() == ()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("ask", ["read_lock", "write_lock"])
 async def test_a_repair_that_does_not_last_is_given_up_in_a_loop_too(undone: Region, ask: str):
     hold = getattr(undone, ask)()
@@ -229,7 +229,7 @@ async def test_a_repair_that_does_not_last_is_given_up_in_a_loop_too(undone: Reg
     assert undone.holders() == ()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 async def test_an_upgrade_does_not_repair_for_ever_either(undone: Region, name: str):
     with undone.write_lock(recover=True):
         pass
@@ -243,7 +243,7 @@ async def test_an_upgrade_does_not_repair_for_ever_either(undone: Region, name: 
     assert undone.holders() == ()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 def test_a_thread_that_upgrades_does_not_repair_for_ever_either(undone: Region, name: str):
     with undone.write_lock(recover=True):
         pass
@@ -271,7 +271,7 @@ def test_a_thread_that_upgrades_does_not_repair_for_ever_either(undone: Region, 
     assert undone.holders() == ()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 def test_nobody_goes_after_what_has_not_replaced_the_region(region: Region, vandal: hostile.Vandal):
     with Region.attach(region.name, follow=True) as other:
         region.unlink()
@@ -282,7 +282,7 @@ def test_nobody_goes_after_what_has_not_replaced_the_region(region: Region, vand
             other.read_lock().acquire_blocking()
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 def test_a_repair_that_lasts_the_third_time_is_enough(name: str):
     repaired = []
 

@@ -35,7 +35,7 @@ def is_sound(region: Region) -> bool:
     """Whether a lock is granted; nobody has it."""
     with Region.attach(region.name) as other:
         try:
-            with other.read_lock(timeout=5):
+            with other.read_lock(timeout=20):
                 return True
         except OwnerDiedError:
             return False

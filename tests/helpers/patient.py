@@ -127,7 +127,7 @@ def main() -> None:
             say(wait(region, how, timeout, *rest[1:]))
         finally:
             say("over")
-            deadline = time.monotonic() + 2  # an idle thread lingers for a tenth of a second
+            deadline = time.monotonic() + 10  # an idle thread lingers for a tenth of a second
             while waiting_threads() and time.monotonic() < deadline:
                 time.sleep(0.005)
             say("threads", waiting_threads())

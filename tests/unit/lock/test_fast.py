@@ -239,7 +239,7 @@ async def test_two_tasks_in_turns_do_not_keep_others_out(region: Region, rival: 
             group.start_soon(write)
         await until(lambda: region.statistics().hand_overs > 10)
         rival.send("exclusive")
-        with anyio.move_on_after(5) as scope:
+        with anyio.move_on_after(20) as scope:
             await anyio.to_thread.run_sync(rival.finish, abandon_on_cancel=True)
         done.set()
         if not scope.cancelled_caught:

@@ -69,7 +69,7 @@ async def use(region: Region, kinds: str, calls: Callable[[], Calls]) -> int:
         except Interrupted:
             caught.append(one)
 
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             counting = calls()
             for kind in kinds:
@@ -96,7 +96,7 @@ async def test_an_exception_after_any_call_strands_nobody(
             patch.undo()
             assert idle(region), number
             assert queued(region) == 0
-            with Region.attach(region.name) as other, other.write_lock(timeout=1):
+            with Region.attach(region.name) as other, other.write_lock(timeout=10):
                 pass
     assert number > 6
 
@@ -112,7 +112,7 @@ async def test_an_exception_while_a_grant_is_collected_leaves_no_dead_writer(
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda _, about: reported.append(about))
     assert rival.do("exclusive") == "done"
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
             group.start_soon(write, region)
             await until(lambda: queued(region))
@@ -120,7 +120,7 @@ async def test_an_exception_while_a_grant_is_collected_leaves_no_dead_writer(
             assert rival.do("unlock") == "done"
     monkeypatch.undo()
     assert idle(region)
-    with Region.attach(region.name) as other, other.write_lock(timeout=1):
+    with Region.attach(region.name) as other, other.write_lock(timeout=10):
         pass
 
 

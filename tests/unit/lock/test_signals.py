@@ -8,7 +8,7 @@ import time
 
 import pytest
 from patient import HOWS
-from patients import demand_free, environment, patient
+from patients import Patient, demand_free, environment, patient
 
 from shm_async import Region
 from shm_async._lock import signals
@@ -16,6 +16,9 @@ from shm_async._native import ANY_SIGNAL, NO_SIGNAL
 
 #: How fast Ctrl-C must come through: a wait looks around every 0.1 s at the latest.
 AT_ONCE = 0.5
+
+#: The machine may be busy with something else, which makes it slower, but never faster.
+TRIES = 5
 
 
 # ---- what the variable may say -----------------------------------------------------------------
@@ -188,19 +191,28 @@ def test_a_servers_handlers_and_wakeup_descriptor_are_untouched(
 def test_ctrl_c_ends_a_wait_at_once_and_leaves_nothing(
     region: Region, how: str, choice: str | None
 ):
-    with region.write_lock(), patient(region, how, choice=choice) as waits:
-        waits.until_it_waits()
-        start = time.monotonic()
-        waits.process.send_signal(signal.SIGINT)
-        assert waits.process.stdout is not None
-        assert waits.process.stdout.readline() == "over\n"
-        assert time.monotonic() - start < AT_ONCE
-        output, errors = waits.rest()
-        assert "KeyboardInterrupt" in errors
-        assert output.splitlines()[:2] == ["threads 0", "timers 0"]
-        assert waits.gate is not None
-        assert waits.gate[0] == 0
-    demand_free(region)
+    seconds: list[float] = []
+    while not seconds or (min(seconds) >= AT_ONCE and len(seconds) < TRIES):
+        with region.write_lock(), patient(region, how, choice=choice) as waits:
+            seconds.append(seconds_until_ctrl_c_ends(waits))
+        demand_free(region)
+    assert min(seconds) < AT_ONCE, seconds
+
+
+def seconds_until_ctrl_c_ends(waits: Patient) -> float:
+    """End the wait by Ctrl-C, and demand that it leaves nothing."""
+    waits.until_it_waits()
+    start = time.monotonic()
+    waits.process.send_signal(signal.SIGINT)
+    assert waits.process.stdout is not None
+    assert waits.process.stdout.readline() == "over\n"
+    seconds = time.monotonic() - start
+    output, errors = waits.rest()
+    assert "KeyboardInterrupt" in errors
+    assert output.splitlines()[:2] == ["threads 0", "timers 0"]
+    assert waits.gate is not None
+    assert waits.gate[0] == 0
+    return seconds
 
 
 @pytest.mark.parametrize("choice", [None, "off"], ids=["signal", "polling"])

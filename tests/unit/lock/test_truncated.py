@@ -50,8 +50,8 @@ async def enter_async(lock) -> None:
 BLOCKING: dict[str, Callable[[Region], object]] = {
     "read": lambda region: enter(region.read_lock()),
     "write": lambda region: enter(region.write_lock()),
-    "read with a timeout": lambda region: enter(region.read_lock(timeout=1)),
-    "write with a timeout": lambda region: enter(region.write_lock(timeout=1)),
+    "read with a timeout": lambda region: enter(region.read_lock(timeout=10)),
+    "write with a timeout": lambda region: enter(region.write_lock(timeout=10)),
     "recover": lambda region: enter(region.write_lock(recover=True)),
     "transaction": lambda region: enter(region.transaction()),
     "acquire to read": lambda region: region.read_lock().acquire_blocking(),

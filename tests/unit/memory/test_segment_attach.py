@@ -54,7 +54,7 @@ def make_hard_link(path: str) -> None:
         (make_hard_link, "2 hard links"),
     ],
 )
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 def test_what_is_no_shared_memory_is_named_and_never_hangs(
     name: str, make, says: str, readonly: bool
 ):

@@ -157,7 +157,7 @@ def test_roots_regions_are_trusted_by_all(name: str):
 
 
 @needs("a device")
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("kind", [stat.S_IFCHR, stat.S_IFBLK], ids=["character", "block"])
 @pytest.mark.parametrize("readonly", [False, True])
 def test_a_device_is_refused_and_not_opened(name: str, kind: int, readonly: bool):
