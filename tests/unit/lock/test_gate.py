@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from rivals import Rival, blocked_in_flock
-from waits import wait_until
+from waits import until, wait_until
 
 from shm_async import Region, WouldBlockError
 
@@ -115,14 +115,13 @@ async def test_new_readers_stop_joining_once_somebody_is_at_the_gate(region: Reg
     async with anyio.create_task_group() as group:
         for _ in range(8):
             group.start_soon(read)
-        await anyio.sleep(0.01)
+        await until(lambda: reads > 20)
         for number in range(20):
             with anyio.fail_after(10):
                 async with other.write_lock() as view:
                     view[0] = number
         stop = True
     assert region.buffer[0] == 19
-    assert reads > 20
 
 
 FLOOD = """
@@ -279,16 +278,16 @@ async def test_one_who_is_stopped_at_the_gate_delays_the_others_only(
     await anyio.to_thread.run_sync(wait_until, lambda: stat.read_text().split()[2] == "T")
     busy.do("unlock")
     for _ in range(3):
-        with anyio.fail_after(5):
+        with anyio.fail_after(10):
             async with region.write_lock() as view:
                 view[0] += 1
             async with region.read_lock():
                 pass
 
     def thread() -> None:
-        with region.write_lock(timeout=5) as view:
+        with region.write_lock(timeout=10) as view:
             view[0] += 1
-        with region.read_lock(timeout=5):
+        with region.read_lock(timeout=10):
             pass
 
     await anyio.to_thread.run_sync(thread)

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from waits import until
 
 from shm_async import OwnerDiedError, Region, RegionClosedError
 
@@ -166,7 +167,7 @@ async def test_a_hold_acquired_by_one_task_can_be_released_by_another(region: Re
 
     async with anyio.create_task_group() as group:
         group.start_soon(hold.acquire)
-        await anyio.sleep(0.01)
+        await until(lambda: "writing" in repr(hold))
         hold.release()
     async with region.write_lock():
         pass

@@ -46,8 +46,10 @@ def test_a_thread_is_not_left_to_wait_for_itself(region: Region):
 
 def test_a_lock_that_another_thread_took_over_is_waited_for(region: Region):
     hold = region.write_lock()
-    threading.Thread(target=hold.acquire_blocking).start()
-    wait_until(lambda: region.generation == 1)
+    thread = threading.Thread(target=hold.acquire_blocking)
+    thread.start()
+    thread.join()  # the lock is held a little before the hold knows
+    assert region.generation == 1
     with pytest.raises(LockTimeoutError):
         region.write_lock().acquire_blocking(timeout=0.01)
     hold.release()

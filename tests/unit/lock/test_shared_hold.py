@@ -8,7 +8,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
+from cohorts import queued
 from rivals import Rival
+from waits import until
 
 from shm_async import Hold, Region
 from shm_async._lock.transaction import Transaction
@@ -190,7 +192,7 @@ async def test_a_hold_that_waits_is_refused_and_goes_on_waiting(region: Region, 
     rival.do("exclusive")
     async with anyio.create_task_group() as group:
         group.start_soon(hold.acquire)
-        await anyio.sleep(0.02)
+        await until(lambda: queued(region))
         for use in (hold.acquire_blocking, hold.acquire_nowait, hold.__enter__):
             with pytest.raises(RuntimeError, match="in use"):
                 await anyio.to_thread.run_sync(use)
@@ -203,18 +205,19 @@ async def test_a_hold_that_waits_is_refused_and_goes_on_waiting(region: Region, 
 
 async def test_an_upgrade_that_waits_is_neither_released_nor_converted(region: Region):
     hold = region.read_lock()
-    leave = anyio.Event()
+    inside, leave = anyio.Event(), anyio.Event()
 
     async def read() -> None:
         async with region.read_lock():
+            inside.set()
             await leave.wait()
 
     async with anyio.create_task_group() as group:
         group.start_soon(read)
-        await anyio.sleep(0.01)
+        await inside.wait()
         await hold.acquire()
         group.start_soon(upgrade, hold)
-        await anyio.sleep(0.02)
+        await until(lambda: queued(region))
         for use in (hold.release, hold.downgrade, hold.upgrade_nowait):
             with pytest.raises(RuntimeError, match="not held"):
                 use()
@@ -279,7 +282,9 @@ for number in range(300):
     with hold: pass
     loop.run_until_complete(asyncio.sleep(0))
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0003 + number % 7 * 0.0001, 0.05)
+        # again, as a collection may swallow it; late, as no second one may come while the first
+        # one is handled
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + number % 7 * 0.0001, 1)
         if number % 4 < 2: hammer(hold)
         else: loop.run_until_complete(hammer_async(hold))
     except Rung:

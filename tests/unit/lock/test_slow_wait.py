@@ -69,7 +69,7 @@ async def test_a_holder_that_awaits_a_waiter_is_told_of_with_both_lines(region: 
     assert f"{HERE}:{lines['waiter']} in child has been waiting for the write lock" in said
     held_by = said.partition("held by: ")[2]
     assert held_by.startswith(f"process {os.getpid()} (")
-    assert "write lock, for 0." in held_by
+    assert re.search(r"write lock, for \d+\.\d+ s", held_by)
     assert f"{HERE}:" in held_by
 
 
@@ -132,7 +132,7 @@ async def test_a_wait_for_another_process_names_it(region: Region, rival: Rival,
 
 
 async def test_many_waits_are_one_warning_and_each_wait_is_told_of_once(region: Region, logged):
-    region.slow_wait = 0.03
+    region.slow_wait = 0.3  # those that begin within half of it are told of at once
 
     async def read() -> None:
         async with region.read_lock():
@@ -143,7 +143,7 @@ async def test_many_waits_are_one_warning_and_each_wait_is_told_of_once(region: 
             for _ in range(5):
                 group.start_soon(read)
             await until(logged)
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.4)  # the timer has rung again
             assert len(logged()) == 1
             assert "4 more of this event loop wait" in logged()[0]
             group.start_soon(read)
@@ -196,9 +196,8 @@ def test_a_thread_that_waits_is_told_of_with_the_line_of_the_thread_that_holds(
 
     def hold() -> None:
         with region.read_lock():
-            inside.set()
             lines["holder"] = line() + 1
-            end.wait()
+            _ = (inside.set(), end.wait())  # one line, as it may be told of as soon as it is inside
 
     def want() -> None:
         lines["waiter"] = line() + 1
@@ -224,7 +223,7 @@ def test_a_blocking_wait_with_a_timeout_is_told_of_once(region: Region, rival: R
     with pytest.raises(LockTimeoutError), region.read_lock(timeout=0.3):
         pass
     (said,) = logged()
-    assert re.search(r"has been waiting for the read lock for 0\.[012]\d* s", said)
+    assert re.search(r"has been waiting for the read lock for \d+\.\d+ s", said)
     assert f"process {rival.process.pid}" in said
 
 

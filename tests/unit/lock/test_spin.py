@@ -4,8 +4,10 @@ import threading
 import time
 from collections.abc import Iterator
 
+import anyio
 import pytest
-from waits import wait_until
+from cohorts import queued
+from waits import until, wait_until
 
 from shm_async import LockTimeoutError, Region, WouldBlockError
 from shm_async._native import BUSY, LockHandle, lock_spin_exclusive, lock_spin_shared
@@ -74,17 +76,19 @@ def test_a_hint_that_is_nonsense_does_no_harm(region: Region, name: str, handle:
     assert handle.control.recent < 2**32 - 1
 
 
-def test_nobody_spins_past_a_waiter_at_the_gate(handle: LockHandle, held: Region):
-    waiter = threading.Thread(target=wait_in_vain, args=(held,))
-    waiter.start()
-    wait_until(lambda: handle.control.gate)
-    assert not spins(handle)
-    waiter.join()
+def test_nobody_spins_past_a_waiter_at_the_gate(region: Region, name: str, handle: LockHandle):
+    with Region.attach(name) as other:
+        waiter = threading.Thread(target=write, args=(other,))
+        with other.write_lock():
+            waiter.start()
+            wait_until(lambda: handle.control.gate)
+            assert not spins(handle)
+        waiter.join()
 
 
-def wait_in_vain(region: Region) -> None:
-    with pytest.raises(LockTimeoutError):
-        region.write_lock().acquire_blocking(timeout=0.5)
+def write(region: Region) -> None:
+    with region.write_lock():
+        pass
 
 
 def test_a_process_with_one_processor_spins_as_the_holder_may_run_elsewhere(
@@ -134,9 +138,15 @@ async def test_tasks_spin_once_before_they_queue(region: Region, name: str):
         hold = other.write_lock()
         hold.acquire_blocking()
         handle.recent = handle.control.recent = handle.to_skip = 0
-        threading.Timer(0.05, hold.release).start()
-        async with region.write_lock():
-            assert handle.to_skip == 1
+
+        async def release() -> None:
+            await until(lambda: queued(region))
+            hold.release()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(release)
+            async with region.write_lock():
+                assert handle.to_skip == 1
 
 
 # ---- what it learns --------------------------------------------------------------------------
@@ -150,7 +160,7 @@ def last_for(handle: LockHandle, nanoseconds: int) -> None:
 def test_a_quarter_of_each_write_hold_is_learned(region: Region, handle: LockHandle):
     with region.write_lock():
         last_for(handle, 400_000)
-    assert 100_000 <= handle.recent < 200_000
+    assert 100_000 <= handle.recent <= 250_000  # more than 100_000 on a machine that is late
     assert handle.control.recent == handle.recent
     with region.write_lock():
         last_for(handle, 3600_000_000_000)  # counts as a millisecond

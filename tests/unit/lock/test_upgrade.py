@@ -123,11 +123,14 @@ async def test_an_upgrader_waits_for_the_readers_of_its_loop_and_keeps_the_lock(
 
 async def test_of_two_upgraders_of_a_loop_one_hears_true(region: Region):
     results = []
+    inside = 0
 
     async def increment(barrier: anyio.Event) -> None:
+        nonlocal inside
         hold = region.read_lock()
         async with hold as view:
             value = view[0]
+            inside += 1
             await barrier.wait()
             kept = await hold.upgrade()
             results.append(kept)
@@ -140,7 +143,7 @@ async def test_of_two_upgraders_of_a_loop_one_hears_true(region: Region):
             barrier = anyio.Event()
             for _ in range(5):
                 group.start_soon(increment, barrier)
-            await anyio.sleep(0.01)
+            await until(lambda: inside == 5)
             barrier.set()
     assert sorted(results) == [False] * 4 + [True]
     assert region.buffer[0] == 5

@@ -36,12 +36,27 @@ def blocked(region: Region, *, exclusive: bool) -> Iterator[threading.Thread]:
         yield thread
 
 
+def seen_together(region: Region, number: int) -> tuple[Holder, ...]:
+    """Who holds the lock and who waits for it, at a moment when they are so many.
+
+    A thread that waits looks around now and then, and waits for nothing meanwhile.
+    """
+    seen: list[tuple[Holder, ...]] = []
+
+    def all_there() -> bool:
+        seen.append(region.holders())
+        return len(seen[-1]) == number
+
+    wait_until(all_there)
+    return seen[-1]
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_a_thread_that_waits_is_named(region: Region, rival: Rival, exclusive: bool):
     rival.do("exclusive")
     with blocked(region, exclusive=exclusive):
         kind = "write" if exclusive else "read"
-        holding, wanting = region.holders()
+        holding, wanting = seen_together(region, 2)
         assert (holding.pid, holding.kind, holding.waiting) == (rival.process.pid, "write", False)
         assert wanting == Holder(os.getpid(), COMMAND, kind, True, None)
         rival.do("unlock")
@@ -74,8 +89,9 @@ def test_a_program_that_knows_nothing_of_us_waits_and_is_named(region: Region, r
 def test_who_queues_at_the_gate_is_there_and_nameless(region: Region, rival: Rival):
     rival.do("exclusive")
     with blocked(region, exclusive=True), blocked(region, exclusive=False):
-        assert waiting(region) == [(os.getpid(), "write"), (None, None)]
-        assert region.holders()[-1] == Holder(None, None, None, True, None)
+        _, first, last = seen_together(region, 3)
+        assert (first.pid, first.kind, first.waiting) == (os.getpid(), "write", True)
+        assert last == Holder(None, None, None, True, None)
         rival.do("unlock")
 
 
@@ -83,7 +99,7 @@ def test_a_readonly_reader_at_the_gate_can_want_only_one_thing(region: Region, r
     rival.do("exclusive")
     rival.do("gate")
     with Region.attach(region.name, readonly=True) as other, blocked(other, exclusive=False):
-        assert waiting(region) == [(None, "read")]
+        wait_until(lambda: waiting(region) == [(None, "read")])
         rival.do("leave")
         rival.do("unlock")
 

@@ -130,6 +130,7 @@ async def test_events_that_do_not_fit_into_one_read_are_read_later(name: str):
 
 
 async def test_nobody_is_told_while_nobody_watches(region: Region):
+    os.utime(f"/dev/shm/{region.name}", ns=(0, 0))  # as the kernel's clock may be a coarse one
     before = times(region)
     await write_with(region)
     assert not word(region)
@@ -137,7 +138,7 @@ async def test_nobody_is_told_while_nobody_watches(region: Region):
     async with one_who_waits(region):
         assert word(region)
         await write_with(region)
-        assert times(region) > before
+        assert times(region)[0] > 0
 
 
 async def test_a_watcher_who_is_killed_is_forgotten(region: Region):
