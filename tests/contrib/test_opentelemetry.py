@@ -84,7 +84,7 @@ def test_waits_are_a_histogram(region: Region, rival: Rival):
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     instrument([region], meter=provider.get_meter("test"))
-    be_refused(region, rival, 0.03)
+    be_refused(region, rival, 0.2)  # the measured wait may begin a little after the timeout does
     point = collected(reader)["shm_async.lock.wait_time", None]
     provider.shutdown()
     assert (point.count, point.attributes["shm_async.lock.label"]) == (1, "checkout")
@@ -101,12 +101,14 @@ def test_a_long_wait_is_a_span_of_the_task_that_waited(region: Region, rival: Ri
     instrument([region], meter=NoOpMeter("test"), span_above=0.03, tracer=tracer)
     with tracer.start_as_current_span("request") as request:
         be_refused(region, rival, 0.001)
-        be_refused(region, rival, 0.05)
+        be_refused(region, rival, 0.2)
     waits = [span for span in exporter.get_finished_spans() if span.name == "shm_async.lock.wait"]
-    (wait,) = waits
+    wait = waits[-1]
+    # a busy machine may make a long wait of the short one
+    assert all(each.end_time - each.start_time > 0.03e9 for each in waits)
     assert wait.parent.span_id == request.context.span_id
     assert wait.attributes["shm_async.region.name"] == region.name
-    assert 0.03e9 < wait.end_time - wait.start_time < 10e9
+    assert wait.end_time - wait.start_time < 10e9
     assert request.start_time <= wait.start_time
     provider.shutdown()
 

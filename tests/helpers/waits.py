@@ -6,7 +6,7 @@ from collections.abc import Callable
 import anyio
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Wait for what happens in the kernel or another process and sends no event."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -14,7 +14,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
         time.sleep(0.001)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Let other tasks go on until it is so."""
     with anyio.fail_after(seconds):
         while not condition():

@@ -62,7 +62,10 @@ def is_free(region: Region) -> bool:
 
 
 def gone(pid: int) -> bool:
-    return not os.path.exists(f"/proc/{pid}") or b") Z" in Path(f"/proc/{pid}/stat").read_bytes()
+    try:
+        return b") Z" in Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # its new parent has reaped it
+        return True
 
 
 # ---- like flock(1) ---------------------------------------------------------------------------

@@ -6,10 +6,22 @@ import time
 
 import pytest
 from lives import Child, exists
+from looking import look
 from privileges import needs
+from waits import wait_until
 
 from shm_async import Region
-from shm_async._memory import presence
+from shm_async._memory import names, presence
+
+
+def until_attached(address: str | int, number: int) -> None:
+    """Wait until that many are attached.
+
+    A process that is dead and waited for still counts while another one, such as a test beside
+    this one, reads which mappings it has.
+    """
+    name = names.name_of(address) if isinstance(address, int) else address
+    wait_until(lambda: look(name).attachments == number)
 
 
 def test_by_default_nobody_removes_it(address):
@@ -60,6 +72,7 @@ def test_other_processes_count_until_they_end_however_they_end(address, number: 
         other.close()
         assert exists(address)
         child.end(number)
+    until_attached(address, 1)
     region.close()
     assert not exists(address)
 
@@ -72,7 +85,7 @@ def test_a_forked_child_counts_on_its_own_account(address):
         assert exists(address), "the child was not counted"
         child.end()
     with Region.attach(address, unlink="last"):
-        pass
+        until_attached(address, 1)
     assert not exists(address)
 
 
@@ -80,6 +93,7 @@ def test_a_child_that_closes_is_not_the_last_while_its_parent_is_there(address):
     with Region.create(address, 4, unlink="last") as region:
         Child(region.close).end()
         assert exists(address)
+        until_attached(address, 1)
     assert not exists(address)
 
 
@@ -97,6 +111,7 @@ def test_a_child_whose_parent_was_killed_can_be_the_last(address):
 
     Child(parent).end(signal.SIGKILL)
     assert exists(address)
+    until_attached(address, 1)
     os.write(tell, b".")
     assert os.read(hear, 1) == b"-"
     for fd in (hear, say, told, tell):
@@ -119,34 +134,47 @@ def test_a_child_that_cannot_have_a_presence_of_its_own_is_never_the_last(name: 
         assert exists(name)
 
 
-def test_two_who_close_at_once_leave_nothing(name: str):
+def test_two_who_close_at_once_leave_nothing(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(presence, "PATIENCE", 60)
     for _ in range(100):
         hear, say = os.pipe()
         children = []
         for _ in range(2):
             if (pid := os.fork()) == 0:
-                region = Region.open(name, 1, unlink="last")
-                os.close(say)
-                os.read(hear, 1)  # ends for both at once
-                region.close()
-                os._exit(0)
+                code = 1
+                try:
+                    region = Region.open(name, 1, unlink="last")
+                    os.close(say)
+                    os.read(hear, 1)  # ends for both at once
+                    region.close()
+                    code = 0
+                finally:
+                    os._exit(code)
             children.append(pid)
         os.close(hear)
         os.close(say)
         for pid in children:
-            os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert not exists(name)
 
 
-def test_whoever_comes_while_the_last_one_leaves_gets_a_region_that_has_its_name(name: str):
+def test_whoever_comes_while_the_last_one_leaves_gets_a_region_that_has_its_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
     """`open` meets one who is about to unlink: it must not end up with the orphan."""
     region = Region.create(name, 4, unlink="last")
     assert presence.take_alone(region._attachment.segment.fd, name)
     hear, say = os.pipe()
+    monkeypatch.setattr(presence, "PATIENCE", 0)  # the child's own presence at that object: in vain
     if (pid := os.fork()) == 0:
-        os.write(say, b".")
-        with Region.open(name, 4) as other:
-            os._exit(0 if other.created and other.linked else 1)
+        code = 1
+        try:
+            presence.PATIENCE = 60  # its parent may be stopped for a while
+            os.write(say, b".")
+            with Region.open(name, 4) as other:
+                code = 0 if other.created and other.linked else 1
+        finally:
+            os._exit(code)
     assert os.read(hear, 1) == b"."
     time.sleep(0.02)  # for it to stand before the door; if it does not, nothing is tested
     region.unlink()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import sysv_ipc
+from peers import fresh_key
 from sysv_segments import companion, foreign, remove
 from traces import our_descriptors
 
@@ -21,7 +22,7 @@ from shm_async import (
     RegionSizeError,
     _native,
 )
-from shm_async._memory import sysv
+from shm_async._memory import presence, sysv
 
 # ---- segments of others ------------------------------------------------------------------------
 
@@ -67,11 +68,12 @@ def test_a_part_of_a_foreign_segment_can_be_used(key: int):
         with pytest.raises(RegionSizeError, match="less than 3000"):
             Region.attach(key, 3000, dtype="uint32")
         with pytest.raises(RegionSizeError, match="no whole number of float64"):
-            foreign(key ^ 1, 9)
+            odd = fresh_key()
+            foreign(odd, 9)
             try:
-                Region.attach(key ^ 1, dtype="float64")
+                Region.attach(odd, dtype="float64")
             finally:
-                remove(key ^ 1)
+                remove(odd)
         region.unlink()
 
 
@@ -110,7 +112,8 @@ def test_we_attach_to_what_sysv_ipc_made(key: int):
 ATTACHER = """
 import sys
 from shm_async import Region
-from shm_async._memory import companion
+from shm_async._memory import companion, presence
+presence.PATIENCE = 60  # for a creator that is stopped for a while
 claim = companion.claim
 def tell(*arguments):
     print("claiming", flush=True)
@@ -133,6 +136,7 @@ def test_who_attaches_waits_until_the_control_page_is_written(key: int, monkeypa
     )
     assert attacher.stdin is not None
     assert attacher.stdout is not None
+    monkeypatch.setattr(presence, "PATIENCE", 60)
 
     def before_anybody_sees_it(*arguments):
         *others, prepare = arguments
