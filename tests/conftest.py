@@ -200,4 +200,4 @@ def address(database: "Server", name: str) -> Iterator[str]:
     from databases import nobody_is_left
 
     yield f"{database.url}#{name}"
-    wait_until(lambda: nobody_is_left(database), 5)
+    wait_until(lambda: nobody_is_left(database))

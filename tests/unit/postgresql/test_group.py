@@ -36,7 +36,7 @@ async def together(region: SharedRegion, *functions: Callable[[], Any]) -> None:
         async with region.read_lock():
             for number, function in enumerate(functions, 1):
                 tasks.start_soon(function)
-                with anyio.fail_after(5):
+                with anyio.fail_after(20):
                     while region.statistics().waiting < number:
                         await anyio.lowlevel.checkpoint()
 
@@ -118,7 +118,7 @@ async def test_a_long_block_does_not_keep_those_before_it_waiting(open_one: Open
         async def stay() -> None:
             async with region.write_lock() as view:
                 view[1] = 1
-                with anyio.fail_after(5):
+                with anyio.fail_after(20):
                     await stored.wait()
                 assert (await region.snapshot_async())[0] == 1  # it is in, and this one is not
                 assert (await region.snapshot_async())[8] == 0
@@ -163,7 +163,7 @@ async def test_writers_do_not_starve_readers_nor_readers_writers(open_one: OpenO
             for _ in range(5):
                 tasks.start_soon(write)
                 tasks.start_soon(read)
-            with anyio.fail_after(10):
+            with anyio.fail_after(20):
                 for _ in range(5):
                     async with other.write_lock() as view:
                         view[1] += 1
@@ -195,4 +195,4 @@ def test_loops_and_threads_share_a_region(open_one: OpenOne, database: Server):
             thread.join(20)
         with region.read_lock() as view:
             assert view[0] == 30
-    wait_until(lambda: nobody_is_left(database), 5)
+    wait_until(lambda: nobody_is_left(database))

@@ -31,11 +31,12 @@ async def first(region: SharedRegion) -> int:
         return view[0]
 
 
-async def lost_in_time(hold: Any) -> None:
+async def lost_in_time(hold: Any, interval: float = INTERVAL) -> None:
+    """Wait until it is: two intervals at most, and longer if this machine stops meanwhile."""
     began = monotonic()
-    with anyio.fail_after(10):
+    with anyio.fail_after(20):
         await hold.lost.wait()
-    assert monotonic() - began <= 2 * INTERVAL + 0.1
+    assert monotonic() - began <= 2 * interval + 1
 
 
 # ---- the holder is told -----------------------------------------------------------------
@@ -85,12 +86,12 @@ async def test_a_block_that_changed_nothing_or_read_is_not_told(
 
 async def test_a_block_may_be_cancelled_when_its_lock_is_lost(open_one: OpenOne, database: Server):
     async with open_one(on_lost="cancel") as region:
-        with pytest.raises(LockLostError), anyio.fail_after(5):
+        with pytest.raises(LockLostError), anyio.fail_after(20):
             async with region.write_lock() as view:
                 view[0] = 1
                 terminate(database)
                 await anyio.sleep_forever()
-        with pytest.raises(LockLostError), anyio.fail_after(5):
+        with pytest.raises(LockLostError), anyio.fail_after(20):
             async with region.read_lock():
                 terminate(database)
                 await anyio.sleep_forever()
@@ -98,13 +99,13 @@ async def test_a_block_may_be_cancelled_when_its_lock_is_lost(open_one: OpenOne,
 
 
 async def test_a_holder_in_a_black_hole_is_told_in_time(open_by_proxy: OpenOne, proxy: Proxy):
-    async with open_by_proxy() as region:
+    async with open_by_proxy(check_interval=1.0) as region:
         hold: Any = region.write_lock()
         with pytest.raises(LockLostError) as caught:
             async with hold as view:
                 view[0] = 1
                 proxy.black_hole()
-                await lost_in_time(hold)
+                await lost_in_time(hold, 1.0)
                 proxy.forward()
         assert caught.value.committed is False
         assert await first(region) == 0
@@ -117,15 +118,18 @@ def test_a_thread_is_told(open_one: OpenOne, database: Server):
             with hold as view:
                 view[0] = 1
                 terminate(database)
-                assert hold.lost.wait(2 * INTERVAL + 0.5)
+                assert hold.lost.wait(20)
 
 
 # ---- whether it was committed --------------------------------------------------------------
 
+#: Seconds. For twice that long a client asks whether its store is in; the proxy ends the wait.
+LONG = 2.0
+
 
 async def test_a_change_that_is_in_does_not_raise(open_by_proxy: OpenOne, proxy: Proxy):
     """The server stores, and its answer gets lost."""
-    async with open_by_proxy() as region:
+    async with open_by_proxy(check_interval=LONG) as region:
         before = region.generation
         async with region.write_lock() as view:
             view[0] = 1
@@ -145,7 +149,7 @@ async def test_a_change_that_is_in_does_not_raise(open_by_proxy: OpenOne, proxy:
 
 
 async def test_a_change_that_did_not_arrive_raises(open_by_proxy: OpenOne, proxy: Proxy):
-    async with open_by_proxy() as region:
+    async with open_by_proxy(check_interval=LONG) as region:
         with pytest.raises(LockLostError) as caught:
             async with region.write_lock() as view:
                 view[0] = 1
@@ -174,14 +178,14 @@ async def test_nobody_knows_if_the_server_cannot_be_asked(open_by_proxy: OpenOne
         assert caught.value.committed is None
         proxy.cut()
         proxy.forward()
-    assert monotonic() - began < 4 * INTERVAL + 2
+    assert monotonic() - began < 4 * INTERVAL + 10
 
 
 async def test_who_else_was_in_between_does_not_hide_a_change_that_is_in(
     open_by_proxy: OpenOne, open_one: OpenOne, proxy: Proxy
 ):
     """Many others store while the first one still asks whether its own is in."""
-    async with open_by_proxy(check_interval=2.0) as region, open_one() as other:
+    async with open_by_proxy(check_interval=LONG) as region, open_one() as other:
         async with anyio.create_task_group() as tasks:
 
             async def write() -> None:
@@ -286,7 +290,7 @@ async def test_a_waiter_queues_again_after_a_restart(
                     await until_one_waits(database)
                     database.stop(how)
                     database.start()
-            with anyio.fail_after(10):
+            with anyio.fail_after(20):
                 await got.wait()
         assert await first(one) == 1
 
@@ -294,7 +298,7 @@ async def test_a_waiter_queues_again_after_a_restart(
 async def until_one_waits(database: Server) -> None:
     """Until the server has a session that waits for an advisory lock."""
     waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         while not database.sql(waiting):
             await anyio.sleep(0.01)
 
@@ -320,7 +324,7 @@ async def test_a_waiter_without_a_server_gives_up_in_time(open_by_proxy: OpenOne
         with pytest.raises(RegionServerError, match="cannot be reached"):
             async with region.write_lock():
                 pass
-        assert 0.5 < monotonic() - began < 3
+        assert 0.5 < monotonic() - began < 10
 
 
 async def test_a_waiter_with_a_deadline_keeps_to_it(open_by_proxy: OpenOne, proxy: Proxy):
@@ -367,10 +371,10 @@ async def test_cancelled_waits_leave_no_lock_and_no_session(open_one: OpenOne, d
                     await until_one_waits(database)
                     tasks.cancel_scope.cancel()
             waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            with anyio.fail_after(5):
+            with anyio.fail_after(20):
                 while database.sql(waiting):
                     await anyio.sleep(0.01)
         assert other.statistics().waiting == 0
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             assert await first(other) == 0
         await until(lambda: len(sessions(database)) <= 4)

@@ -45,7 +45,7 @@ async def test_a_block_that_saw_a_refused_change_does_not_bring_it_in(refusing: 
         assert caught.value.committed is False
 
     async with refusing:
-        with anyio.fail_after(10):
+        with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 async with refusing.read_lock():
                     for number, function in enumerate((be_refused, build_on_it), 1):
@@ -62,7 +62,7 @@ async def test_a_downgrade_that_is_refused_holds_nothing(refusing: SharedRegion,
         (await hold.acquire())[0] = 13
         with pytest.raises(RegionServerError, match="violates check constraint"):
             await hold.downgrade_async()
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             while database.sql(LOCKS):
                 await anyio.sleep(0.01)
 

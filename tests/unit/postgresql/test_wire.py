@@ -42,7 +42,7 @@ async def test_an_answer_that_takes_too_long_ends_the_connection(wire: Wire):
     began = monotonic()
     with pytest.raises(RegionServerError):
         await wire.run_within(0.1, [Command(b"SELECT pg_sleep(20)")])
-    assert monotonic() - began < 5
+    assert monotonic() - began < 15
     assert wire.dead
 
 
@@ -53,7 +53,7 @@ async def test_one_that_comes_in_time_does_not(wire: Wire):
 
 
 async def test_one_that_is_cut_tells_the_task_that_waits(wire: Wire):
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         await cut_while_it_waits(wire)
     assert wire.dead
 
@@ -74,7 +74,7 @@ async def test_nothing_comes_from_one_that_is_gone(wire: Wire, database: Server)
     """It may be found to be gone while its last answer is worked on, and then be waited for."""
     database.sql(f"SELECT pg_terminate_backend({wire.pg.backend_pid})")
     await until(lambda: not wire.look())
-    with anyio.fail_after(5), pytest.raises(RegionServerError, match="broke"):
+    with anyio.fail_after(20), pytest.raises(RegionServerError, match="broke"):
         await wire.arrival()
 
 
@@ -111,7 +111,7 @@ async def test_a_signal_wakes_all_that_wait_and_delays_none_that_come_later():
         signal.set()
     assert sorted(woken) == [0, 1, 2]
     assert signal.is_set()
-    with anyio.fail_after(5):
+    with anyio.fail_after(20):
         await signal.wait()
 
 
