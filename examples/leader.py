@@ -50,7 +50,7 @@ async def every_tick(region: Region, job: Callable[[int], Awaitable[None]]) -> N
 
 async def job(tick: int) -> None:
     print(f"process {os.getpid()} is at tick {tick}", flush=True)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
     print(f"process {os.getpid()} has done tick {tick}", flush=True)
 
 

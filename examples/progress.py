@@ -31,7 +31,7 @@ DONE = slice(1, 1 + ITEMS)  # 1 for each item that is in the sum
 
 
 def work(item: int) -> int:
-    time.sleep(random.uniform(0, 0.004))
+    time.sleep(random.uniform(0, 0.01))
     return item * item
 
 

@@ -33,6 +33,7 @@ from shm_async import Region
 CITIES = ("berlin", "paris", "atlantis")
 KEPT = 5.0  # seconds
 PATIENCE = 10.0  # seconds that a fill may take
+SLOW = float(os.environ.get("SINGLE_FLIGHT_SLOW", "0.5"))  # seconds that the service behind takes
 HEAD = struct.Struct("dQQ")  # good until (monotonic seconds), length of the answer, fills so far
 SIZE = 64 * 1024  # bytes
 
@@ -80,7 +81,7 @@ async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, dict[str, Entry]]
 
 async def slow_service(city: str) -> bytes:
     """What is too expensive to be asked by each worker."""
-    await anyio.sleep(0.5)
+    await anyio.sleep(SLOW)
     if city == "atlantis":
         raise ConnectionError("no station there")
     return f"fine in {city}, says worker {os.getpid()} at {time.time():.2f}\n".encode()

@@ -25,6 +25,9 @@ from shm_async.contrib.prometheus import RegionCollector
 
 pytestmark = pytest.mark.once
 
+#: Seconds for an answer, or an end, that takes milliseconds on a machine that is not busy.
+PATIENCE = 30
+
 
 class Server:
     """The program, in a process of its own."""
@@ -38,11 +41,11 @@ class Server:
         )
         self.url = self.process.stdout.readline().strip()
         self.port = self.url.rstrip("/").rpartition(":")[2]
-        httpx.get(self.url, timeout=10)  # it is ready, also for Ctrl-C
+        httpx.get(self.url, timeout=PATIENCE)  # it is ready, also for Ctrl-C
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGINT)
-        told = self.process.communicate(timeout=10)
+        told = self.process.communicate(timeout=PATIENCE)
         assert (self.process.returncode, *told) == (130, "", "")
 
 
@@ -60,8 +63,12 @@ def browser() -> Iterator[Browser]:
     browser.close()
 
 
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, timeout=PATIENCE)
+
+
 def events(url: str) -> Iterator[tuple[str, object]]:
-    with httpx.stream("GET", url, timeout=10) as answer:
+    with httpx.stream("GET", url, timeout=PATIENCE) as answer:
         kind = ""
         for line in answer.iter_lines():
             word, _, rest = line.partition(": ")
@@ -88,20 +95,20 @@ def die_inside(name: str) -> None:
 
 def test_every_answer_has_a_strict_policy(server: Server):
     for path in ("", "static/page.js", "static/uPlot.iife.min.js", "static/page.css"):
-        answer = httpx.get(server.url + path)
+        answer = get(server.url + path)
         assert answer.status_code == 200
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "uPlot" in httpx.get(server.url + "static/uPlot.iife.min.js").text  # unpacked
-    assert httpx.get(server.url + "static/../__init__.py").status_code == 404
-    assert httpx.post(server.url).status_code == 405
+    assert "uPlot" in get(server.url + "static/uPlot.iife.min.js").text  # unpacked
+    assert get(server.url + "static/../__init__.py").status_code == 404
+    assert httpx.post(server.url, timeout=PATIENCE).status_code == 405
 
 
 def test_it_listens_on_this_machine_alone_and_knows_its_name(server: Server):
     assert server.url.startswith("http://127.0.0.1:")
-    assert httpx.get(server.url, headers={"Host": "evil.example"}).status_code == 400
+    assert get(server.url, Host="evil.example").status_code == 400
 
 
 def test_it_listens_on_ipv6(name: str):
@@ -111,8 +118,8 @@ def test_it_listens_on_ipv6(name: str):
         pytest.skip("no IPv6 here")
     server = Server(f"{name}*", "--host", "::1")
     assert server.url.startswith("http://[::1]:")
-    assert httpx.get(server.url).status_code == 200
-    assert httpx.get(server.url, headers={"Host": "evil.example"}).status_code == 400
+    assert get(server.url).status_code == 200
+    assert get(server.url, Host="evil.example").status_code == 400
     server.end()
 
 
@@ -166,7 +173,8 @@ def test_values_keep_all_their_digits_and_come_with_each_write(region: Region, s
     assert next(found)["values"] == [str(2**64 - 1), *["0"] * 7]
     with region.write_lock() as view:
         view[1] = 7
-    assert next(found)["values"][1] == "7"
+    while next(found)["values"][1] != "7":  # a copy may have been taken before the write
+        pass
     found.close()
 
 
@@ -254,7 +262,7 @@ def test_a_browser_shows_how_long_all_processes_waited_and_for_what(
     browser.look(width=1000, dark=False)
     browser.ask("Page.navigate", url=server.url)
     browser.until(
-        r"/^1 wait up to \d+ ms/.test(document.querySelector('#waits-text')?.textContent)"
+        r"/^1 wait up to \d+ m?s/.test(document.querySelector('#waits-text')?.textContent)"
     )
     assert browser.run("document.querySelectorAll('#bars div').length") == 17
     assert rows(browser, "#labels tr") == [

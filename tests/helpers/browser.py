@@ -82,7 +82,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def until(self, script: str, seconds: float = 10) -> float:
+    def until(self, script: str, seconds: float = 30) -> float:
         """Wait until the script is true. Returns after how many seconds it was."""
         start = time.monotonic()
         while not self.run(script):
