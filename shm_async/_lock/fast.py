@@ -227,19 +227,20 @@ class ReadHold(Hold):
     def _join(self, cohort: Cohort) -> memoryview | None:
         """Read together with the readers of this loop that are inside; None: not at once."""
         try:
-            task = cohort.tasks[cohort.native] if cohort.thread == get_ident() else None
+            if cohort.thread != get_ident() or (task := cohort.tasks[cohort.native]) is None:
+                return None
         except KeyError:  # another loop runs in this thread by now
             return None
-        if task is None:
-            return None
-        readers = cohort.readers
-        before = readers[task] if task in readers else 0  # noqa: SIM401  # without a call
+        readers, before = cohort.readers, 0
         try:
-            if before or not (cohort.queue or cohort.gate[0] or monotonic() > cohort.share_until):
+            if task in readers:
+                before = readers[task]
+                cohort.try_join(task, before)
+            elif not (cohort.queue or cohort.gate[0] or monotonic() > cohort.share_until):
                 cohort.idle = False
-                readers[task] = before + 1
+                readers[task] = 1
                 cohort.tally.joined += 1
-            elif cohort.try_join(task, before):
+            elif cohort.try_join(task, 0):
                 return None
             self._task = task
             self._at = cohort
@@ -258,27 +259,9 @@ class ReadHold(Hold):
     ) -> Awaitable[None]:
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
-        if view is None or cohort.idle is not SOLE:
-            return self._leave_together(view, cohort)
-        self._view = self._at = None
-        try:
-            view.release()
-        except BufferError:
-            pass  # an array or structure was made from it: stale from now on
-        finally:
-            try:
-                code = lock_release(cohort.handle)
-            finally:
-                del cohort.readers[self._task]
-                cohort.idle = True
-                self._free = None
-        if code:
-            cohort.left(code)
-        return DONE
-
-    def _leave_together(self, view: Any, cohort: Any) -> Awaitable[None]:
-        """End a block that is not the sole one inside."""
-        if view is None or cohort.queue or cohort.writer is not None:
+        if view is None or (
+            cohort.idle is not SOLE and (cohort.queue or cohort.writer is not None)
+        ):
             self._leave_if_held()
             return DONE
         self._view = self._at = None
@@ -290,8 +273,13 @@ class ReadHold(Hold):
             readers, task = cohort.readers, self._task
             code = count = 0
             try:
-                count = readers[task]
-                if count > 1:
+                if cohort.idle is SOLE:
+                    try:
+                        code = lock_release(cohort.handle)
+                    finally:
+                        del readers[task]
+                        cohort.idle = True
+                elif (count := readers[task]) > 1:
                     readers[task] = count - 1
                 else:
                     del readers[task]
