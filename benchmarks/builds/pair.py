@@ -9,6 +9,7 @@ good or bad, for as long as it lives: so every round begins with fresh processes
 import asyncio
 import os
 import statistics
+import threading
 from typing import NoReturn
 
 from benchmarks.builds.figures import Figure, Paired
@@ -21,12 +22,16 @@ from shm_async import Region
 ASYNC_WRITE, ASYNC_READ = "async with, write", "async with, read"
 SECOND_READER = "async with, second reader"
 SYNC_WRITE, SYNC_READ = "with, write", "with, read"
-KINDS = (ASYNC_WRITE, ASYNC_READ, SECOND_READER, SYNC_WRITE, SYNC_READ)
+BUSY = "with, write, beside a thread that computes"
+KINDS = (ASYNC_WRITE, ASYNC_READ, SECOND_READER, SYNC_WRITE, SYNC_READ, BUSY)
 
 FIGURES = tuple(Figure(kind, "µs a pair", "less") for kind in KINDS)
 
 #: Acquire and release, so often in one slice; slices of each kind in one round.
 PAIRS, SLICES = 500, 30
+
+#: As many times the pairs beside a busy thread: they last for several of its turns, of 5 ms.
+LONGER = 20
 
 
 def play(benches: tuple[Bench, Bench]) -> dict[str, Paired]:
@@ -61,10 +66,32 @@ def member(pipe: Pipe, name: str, cpu: int) -> NoReturn:
         variants = kinds(asyncio.new_event_loop(), AsyncHandle(region.write_lock, region.read_lock))
         variants[SYNC_WRITE] = sync_pairs(region.write_lock)
         variants[SYNC_READ] = sync_pairs(region.read_lock)
+        variants[BUSY] = beside_a_busy_thread(sync_pairs(region.write_lock))
         pipe.send("ready")
         while True:
             kind, pairs = pipe.recv()
             pipe.send(variants[kind](pairs))
+
+
+def beside_a_busy_thread(measure: Measure) -> Measure:
+    """Measure while another thread of the process computes, and wants the GIL all the time."""
+
+    def measure_beside(pairs: int) -> float:
+        over = threading.Event()
+        thread = threading.Thread(target=compute, args=(over,))
+        thread.start()
+        try:
+            return measure(LONGER * pairs)
+        finally:
+            over.set()
+            thread.join()
+
+    return measure_beside
+
+
+def compute(over: threading.Event) -> None:
+    while not over.is_set():
+        sum(range(100))
 
 
 def kinds(loop: asyncio.AbstractEventLoop, handle: AsyncHandle) -> dict[str, Measure]:

@@ -1,8 +1,8 @@
 /*
  * Which calls keep Python's GIL; for the wrappers that cffi writes, in no other file.
  *
- * cffi gives the GIL up around every call and then asks for it again. That is 5 % of a free lock;
- * where another thread computes, it is half, as each call may have to wait for that thread. The
+ * cffi gives the GIL up around every call and then asks for it again. That is 8 % of a free lock,
+ * and more where another thread computes, as each call may have to wait for that thread. The
  * calls named here keep the GIL, because none of them waits: a few system calls that return at
  * once, and no mutex. (One that has lost its descriptor does wait if somebody has a lease of the
  * object just then.) All others give it up, among them the spin, as another thread of this

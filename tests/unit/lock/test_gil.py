@@ -1,11 +1,13 @@
 """Calls that never wait keep the GIL, so a free lock does not wait for a thread that computes."""
 
+import gc
 import sys
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
+from waits import wait_until
 
 from shm_async import Region, _native
 from shm_async._native import BUSY, LockHandle, lock_release, lock_spin_exclusive
@@ -22,25 +24,29 @@ class Beside:
     """A thread that waits for the GIL and gets it only if this thread gives it up."""
 
     def __init__(self) -> None:
-        self.ran = False
+        self.waits = self.ran = False
         self.before = sys.getswitchinterval()
         self.go = threading.Lock()
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
+        self.waits = True
         with self.go:
             self.ran = True
 
     def __enter__(self) -> "Beside":
+        gc.collect()
+        gc.disable()  # what an earlier test left would give the GIL up as it closes
         with self.go:
             self.thread.start()
-            time.sleep(0.02)  # it waits for `go` now
+            wait_until(lambda: self.waits)  # for `go`, as it has given the GIL up
             sys.setswitchinterval(NEVER)
         compute(0.02)  # it waits for the GIL now
         return self
 
     def __exit__(self, *_: object) -> None:
         sys.setswitchinterval(self.before)
+        gc.enable()
         self.thread.join()
 
 
