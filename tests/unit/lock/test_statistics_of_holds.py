@@ -11,6 +11,7 @@ from rivals import Rival
 from waits import until, wait_until
 
 from shm_async import Region
+from shm_async._lock import cohort
 
 
 async def test_the_longest_hold_and_the_time_of_all_holds(region: Region):
@@ -138,19 +139,28 @@ async def test_slow_holds_are_logged_with_the_line_that_ended_them(
     assert len(caplog.records) == 4
 
 
+@pytest.mark.parametrize("follower", ["read", "write"])
+@pytest.mark.parametrize("bound", [0.0, 3600.0], ids=["by the kernel", "within the loop"])
 async def test_a_slow_hold_that_is_handed_on_is_logged(
-    region: Region, caplog: pytest.LogCaptureFixture
+    region: Region,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: float,
+    follower: str,
 ):
+    for name in ("MAX_KEEP", "MAX_KEEP_ALONE"):
+        monkeypatch.setattr(cohort, name, bound)
     region.slow_hold = 0.01
 
-    async def write() -> None:
-        async with region.write_lock():
+    async def follow() -> None:
+        async with getattr(region, f"{follower}_lock")():
             region.slow_hold = 60  # the other hold is over and logged: not this one, however late
 
     async with anyio.create_task_group() as group:
         await group.start(hold_for, region, 0.02)
-        group.start_soon(write)
+        group.start_soon(follow)
     assert len(caplog.records) == 1
+    assert region.statistics().hand_overs == bool(bound)
 
 
 async def hold_for(region: Region, seconds: float, *, task_status) -> None:
