@@ -65,7 +65,6 @@ lock_try_shared: Callable[[LockHandle], int] = lib.shma_lock_try_shared
 lock_try_exclusive: Callable[[LockHandle], int] = lib.shma_lock_try_exclusive
 lock_try_manner: Callable[[LockHandle, int], int] = lib.shma_lock_try_manner
 lock_spin_shared: Callable[[LockHandle], int] = lib.shma_lock_spin_shared
-lock_spin_exclusive: Callable[[LockHandle], int] = lib.shma_lock_spin_exclusive
 lock_spin_manner: Callable[[LockHandle, int], int] = lib.shma_lock_spin_manner
 lock_try_nested: Callable[[LockHandle], int] = lib.shma_lock_try_nested
 lock_give_up: Callable[[LockHandle], None] = lib.shma_lock_give_up

@@ -14,8 +14,9 @@ from typing import Any
 
 from .._native import (
     BUSY,
+    MARK,
     lock_release,
-    lock_spin_exclusive,
+    lock_spin_manner,
     lock_spin_shared,
     lock_try_exclusive,
     lock_try_shared,
@@ -49,7 +50,9 @@ class WriteHold(Hold):
         try:
             try:
                 seat = self._table.pool.free.pop()
-                if not (lock_try_exclusive(seat.handle) and lock_spin_exclusive(seat.handle)):
+                code = lock_try_exclusive(seat.handle)
+                code = lock_spin_manner(seat.handle, MARK) if code == BUSY else code
+                if not code:
                     self._at = seat
                     view = self._view = seat.writable[ALL]
                     self._held = None
@@ -73,8 +76,8 @@ class WriteHold(Hold):
             if queues and cohort.idle:
                 try:
                     if (task := cohort.tasks[cohort.native]) is not None:
-                        handle = cohort.handle
-                        code = lock_try_exclusive(handle) and lock_spin_exclusive(handle)
+                        code = lock_try_exclusive(cohort.handle)
+                        code = lock_spin_manner(cohort.handle, MARK) if code == BUSY else code
                         if not code:
                             cohort.idle, cohort.writer, self._at = SOLE, task, cohort
                             view = self._view = cohort.writable[ALL]
@@ -176,7 +179,9 @@ class ReadHold(Hold):
         try:
             try:
                 seat = self._table.pool.free.pop()
-                if not (lock_try_shared(seat.handle) and lock_spin_shared(seat.handle)):
+                code = lock_try_shared(seat.handle)
+                code = lock_spin_shared(seat.handle) if code == BUSY else code
+                if not code:
                     self._at = seat
                     view = self._view = seat.readable.toreadonly()
                     self._held = None
@@ -199,16 +204,15 @@ class ReadHold(Hold):
             cohort = self._table.cohort
             if cohort.idle and self.plain:
                 try:
-                    handle, task = cohort.handle, cohort.tasks[cohort.native]
-                    if task is not None and not (
-                        lock_try_shared(handle) and lock_spin_shared(handle)
-                    ):
-                        cohort.idle = SOLE
-                        cohort.readers[task] = 1
-                        self._task = task
-                        self._at = cohort
-                        view = self._view = cohort.readable.toreadonly()
-                        return view
+                    if (task := cohort.tasks[cohort.native]) is not None:
+                        code = lock_try_shared(cohort.handle)
+                        code = lock_spin_shared(cohort.handle) if code == BUSY else code
+                        if not code:
+                            cohort.idle = SOLE
+                            cohort.readers[task] = 1
+                            self._task, self._at = task, cohort
+                            view = self._view = cohort.readable.toreadonly()
+                            return view
                 except KeyError:  # another loop runs in this thread by now
                     pass
                 except BaseException:
@@ -235,7 +239,7 @@ class ReadHold(Hold):
         try:
             if task in readers:
                 before = readers[task]
-                cohort.try_join(task, before)
+                cohort.try_join(task, before)  # never in vain, as it reads already
             elif not (cohort.queue or cohort.gate[0] or monotonic() > cohort.share_until):
                 cohort.idle = False
                 readers[task] = 1
@@ -273,19 +277,14 @@ class ReadHold(Hold):
             readers, task = cohort.readers, self._task
             code = count = 0
             try:
-                if cohort.idle is SOLE:
-                    try:
-                        code = lock_release(cohort.handle)
-                    finally:
-                        del readers[task]
-                        cohort.idle = True
-                elif (count := readers[task]) > 1:
+                if cohort.idle is not SOLE and (count := readers[task]) > 1:
                     readers[task] = count - 1
                 else:
                     del readers[task]
                     if not readers:
                         code = lock_release(cohort.handle)
-                        cohort.be_idle()
+                        cohort.share_until = 0.0  # with the next line: be_idle
+                        cohort.idle = cohort.ended is None
             except BaseException:
                 cohort.finish_leaving(task, count)
                 raise

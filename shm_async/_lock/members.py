@@ -159,7 +159,9 @@ class Members:
     def try_write(self, task: Task, manner: int, spin: bool = False) -> int:
         if not self.idle:
             return BUSY
-        code = self._try(lock_spin_manner if spin else lock_try_manner, manner)
+        code = self._try(lock_try_manner, manner)
+        if code == BUSY and spin:
+            code = self._try(lock_spin_manner, manner)
         if code == 0:
             self.idle = False
             self.writer = task
@@ -168,7 +170,9 @@ class Members:
     def try_read(self, task: Task, spin: bool = False) -> int:
         readers = self.readers
         if self.idle:
-            code = self._try(lock_spin_shared if spin else lock_try_shared)
+            code = self._try(lock_try_shared)
+            if code == BUSY and spin:
+                code = self._try(lock_spin_shared)
             if code == 0:
                 self.idle = False
                 readers[task] = 1

@@ -96,9 +96,11 @@ class Seat:
         self, exclusive: bool, _task: object = None, manner: int = MARK, *, spin: bool = False
     ) -> int:
         """Take the lock if that needs no waiting. Return 0, BUSY, FORKED or another -errno."""
-        if exclusive:
-            return (lock_spin_manner if spin else lock_try_manner)(self.handle, manner)
-        return (lock_spin_shared if spin else lock_try_shared)(self.handle)
+        handle = self.handle
+        code = lock_try_manner(handle, manner) if exclusive else lock_try_shared(handle)
+        if code == BUSY and spin:
+            code = lock_spin_manner(handle, manner) if exclusive else lock_spin_shared(handle)
+        return code
 
     def loosen(self) -> None:
         """Note that the lock was acquired without a block, so any task or thread may get it."""

@@ -56,7 +56,8 @@ static int32_t ask_in_a_thread(struct question *question)
 
     if (code < 0)
         return code;
-    shma_registry_acquire(); /* two threads at once would not know what it was */
+    /* two threads at once would not know what it was, and a child would inherit the change */
+    shma_registry_acquire();
     dumpable = prctl(PR_GET_DUMPABLE);
     (void)sigfillset(&all);
     code = pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -184,10 +184,8 @@ SHMA_ONE_PIECE int32_t shma_lock_try_shared(shma_lock *lock)
 
 int32_t shma_lock_spin_shared(shma_lock *lock)
 {
-    int32_t code = attempt(lock, LOCK_SH, 0);
+    int32_t code = shma_spin(lock, LOCK_SH);
 
-    if (code == -EWOULDBLOCK)
-        code = shma_spin(lock, LOCK_SH);
     return code == 0 ? shma_lock_enter(lock, LOCK_SH, SHMA_MARK) : code;
 }
 
@@ -205,14 +203,10 @@ SHMA_ONE_PIECE int32_t shma_lock_try_exclusive(shma_lock *lock)
 
 int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner)
 {
-    int32_t code = attempt(lock, LOCK_EX, 0);
+    int32_t code = shma_spin(lock, LOCK_EX);
 
-    if (code == -EWOULDBLOCK)
-        code = shma_spin(lock, LOCK_EX);
     return code == 0 ? shma_lock_enter(lock, LOCK_EX, manner) : code;
 }
-
-int32_t shma_lock_spin_exclusive(shma_lock *lock) { return shma_lock_spin_manner(lock, SHMA_MARK); }
 
 int32_t shma_lock_try_nested(shma_lock *lock)
 {

@@ -111,11 +111,10 @@ int32_t shma_lock_try_exclusive(shma_lock *lock); /* SHMA_MARK */
 int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner);
 
 /*
- * The same, but retry a busy lock for up to 50 us, without blocking, where holds are short: see
- * spin.c. Nobody overtakes a waiter at the gate.
+ * The same for a lock that was just found busy: retry it for up to 50 us, without blocking, where
+ * holds are short, see spin.c; else -EWOULDBLOCK at once. Nobody overtakes a waiter at the gate.
  */
 int32_t shma_lock_spin_shared(shma_lock *lock);
-int32_t shma_lock_spin_exclusive(shma_lock *lock); /* SHMA_MARK */
 int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner);
 
 /*

@@ -43,7 +43,7 @@ void shma_spin_learn(shma_lock *lock, int64_t lasted)
                          __ATOMIC_RELAXED);
 }
 
-/* For how long to spin, ns; 0: not at all. The object's size was checked just now. */
+/* For how long to spin, ns; 0: not at all. The caller has checked the object's size just now. */
 static int64_t patience(const shma_lock *lock)
 {
     uint32_t held = lock->recent, shared = 0;
@@ -93,6 +93,8 @@ SHMA_SELDOM int32_t shma_spin(shma_lock *lock, int32_t mode)
         lock->skipped++;
         return code;
     }
+    if (shma_lock_whole(lock) < 0)
+        return code; /* the wait finds out why */
     end = patience(lock);
     if (end == 0)
         return code;

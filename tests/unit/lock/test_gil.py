@@ -4,13 +4,15 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from waits import wait_until
 
 from shm_async import Region, _native
-from shm_async._native import BUSY, LockHandle, lock_release, lock_spin_exclusive
+from shm_async._native import BUSY, LockHandle, lock_release, lock_spin_manner
 
 pytestmark = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL"
@@ -20,12 +22,11 @@ pytestmark = pytest.mark.skipif(
 NEVER = 1000.0
 
 
-class Beside:
+class Other:
     """A thread that waits for the GIL and gets it only if this thread gives it up."""
 
     def __init__(self) -> None:
         self.waits = self.ran = False
-        self.before = sys.getswitchinterval()
         self.go = threading.Lock()
         self.thread = threading.Thread(target=self._run)
 
@@ -34,20 +35,26 @@ class Beside:
         with self.go:
             self.ran = True
 
-    def __enter__(self) -> "Beside":
-        gc.collect()
-        gc.disable()  # what an earlier test left would give the GIL up as it closes
+    def begin_to_wait(self) -> None:
         with self.go:
             self.thread.start()
             wait_until(lambda: self.waits)  # for `go`, as it has given the GIL up
             sys.setswitchinterval(NEVER)
         compute(0.02)  # it waits for the GIL now
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        sys.setswitchinterval(self.before)
+
+@contextmanager
+def beside() -> Iterator[Other]:
+    other, interval = Other(), sys.getswitchinterval()
+    gc.collect()
+    gc.disable()  # what an earlier test left would give the GIL up as it closes
+    try:
+        other.begin_to_wait()
+        yield other
+    finally:
+        sys.setswitchinterval(interval)
         gc.enable()
-        self.thread.join()
+        other.thread.join()
 
 
 def compute(seconds: float) -> None:
@@ -63,33 +70,34 @@ def handle(region: Region) -> LockHandle:
     return region._table.pool.free[-1].handle
 
 
-def turn(handle: LockHandle, function: str) -> Callable[[], object]:
-    """Return a step that calls this function of the lock, and releases what it took."""
-    call = getattr(_native, function)
+ONE_CALL: dict[str, Callable[[LockHandle], int]] = {
+    "lock_try_shared": _native.lock_try_shared,
+    "lock_try_exclusive": _native.lock_try_exclusive,
+    "lock_try_manner": lambda handle: _native.lock_try_manner(handle, _native.MARK),
+    "lock_mode": _native.lock_mode,
+    "lock_mode_here": _native.lock_mode_here,
+    "watch_look": lambda handle: _native.watch_look(handle, 0, False),
+    "control_generation": lambda handle: _native.control_generation(handle.control),
+}
 
+
+@pytest.mark.parametrize("function", ONE_CALL)
+def test_a_call_that_never_waits_keeps_the_gil(handle: LockHandle, function: str):
     def step() -> None:
-        assert call(handle) >= 0
+        assert ONE_CALL[function](handle) >= 0
         if handle.mode:
             lock_release(handle)
 
-    return step
-
-
-@pytest.mark.parametrize(
-    "function", ["lock_try_shared", "lock_try_exclusive", "lock_mode", "lock_mode_here"]
-)
-def test_a_call_that_never_waits_keeps_the_gil(handle: LockHandle, function: str):
-    step = turn(handle, function)
-    with Beside() as beside:
+    with beside() as other:
         for _ in range(1000):
             step()
-        assert not beside.ran
-    assert beside.ran
+        assert not other.ran
+    assert other.ran
 
 
 def test_ends_and_beginnings_within_a_loop_keep_it(handle: LockHandle):
     assert _native.lock_try_manner(handle, _native.MARK) == 0
-    with Beside() as beside:
+    with beside() as other:
         for _ in range(1000):
             assert _native.lock_pass(handle, _native.MARK, False) == 0
             assert _native.lock_end(handle) == 0
@@ -97,40 +105,49 @@ def test_ends_and_beginnings_within_a_loop_keep_it(handle: LockHandle):
             assert _native.lock_downgrade(handle) == 0
             assert _native.lock_sound(handle) == 0
             assert _native.lock_upgrade(handle) == 0
-        assert not beside.ran
+        assert not other.ran
     assert lock_release(handle) == 0
 
 
 def test_a_look_at_the_data_keeps_it(region: Region):
     region.snapshot()
-    with Beside() as beside:
+    with beside() as other:
         for _ in range(1000):
             region.snapshot()
-        assert not beside.ran
+        assert not other.ran
 
 
-@pytest.mark.parametrize("kind", ["read", "write"])
-def test_a_block_of_a_free_lock_keeps_it(region: Region, kind: str):
-    block = getattr(region, f"{kind}_lock")
-    with block():  # the first one opens a descriptor
+BLOCKS: dict[str, Callable[[Region], Any]] = {
+    "read": lambda region: region.read_lock(),
+    "write": lambda region: region.write_lock(),
+    "recover": lambda region: region.write_lock(recover=True),
+}
+IN_A_THREAD: dict[str, Callable[[Region], Any]] = {
+    "read, with a timeout": lambda region: region.read_lock(timeout=60),
+    "write, with a timeout": lambda region: region.write_lock(timeout=60),
+}
+
+
+@pytest.mark.parametrize("block", (both := BLOCKS | IN_A_THREAD).values(), ids=both)
+def test_a_block_of_a_free_lock_keeps_it(region: Region, block: Callable[[Region], Any]):
+    with block(region):  # the first one opens a descriptor
         pass
-    with Beside() as beside:
+    with beside() as other:
         for _ in range(1000):
-            with block():
+            with block(region):
                 pass
-        assert not beside.ran
+        assert not other.ran
 
 
-@pytest.mark.parametrize("kind", ["read", "write"])
-async def test_a_block_of_a_task_keeps_it(region: Region, kind: str):
-    block = getattr(region, f"{kind}_lock")
-    async with block():
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+async def test_a_block_of_a_task_keeps_it(region: Region, block: Callable[[Region], Any]):
+    async with block(region):
         pass
-    with Beside() as beside:
+    with beside() as other:
         for _ in range(1000):
-            async with block():
+            async with block(region):
                 pass
-        assert not beside.ran
+        assert not other.ran
 
 
 def test_a_spin_gives_it_up_as_another_thread_may_have_the_lock(
@@ -138,10 +155,10 @@ def test_a_spin_gives_it_up_as_another_thread_may_have_the_lock(
 ):
     def spin() -> bool:
         handle.recent = handle.control.recent = handle.skipped = handle.to_skip = 0
-        assert lock_spin_exclusive(handle) == BUSY
-        return beside.ran
+        assert lock_spin_manner(handle, _native.MARK) == BUSY
+        return other.ran
 
-    with Region.attach(name) as other, other.write_lock(), Beside() as beside:
+    with Region.attach(name) as holder, holder.write_lock(), beside() as other:
         deadline = time.monotonic() + 10
         while not spin():  # without a pause, which would give it up itself
             assert time.monotonic() < deadline

@@ -10,7 +10,7 @@ from cohorts import queued
 from waits import until, wait_until
 
 from shm_async import LockTimeoutError, Region, WouldBlockError
-from shm_async._native import BUSY, LockHandle, lock_spin_exclusive, lock_spin_shared
+from shm_async._native import BUSY, MARK, LockHandle, lock_spin_manner, lock_spin_shared
 
 MOST_SKIPPED = 7
 
@@ -32,7 +32,11 @@ def held(region: Region, name: str) -> Iterator[Region]:
         yield other
 
 
-def spins(handle: LockHandle, spin=lock_spin_exclusive) -> bool:
+def spin_exclusive(handle: LockHandle) -> int:
+    return lock_spin_manner(handle, MARK)
+
+
+def spins(handle: LockHandle, spin=spin_exclusive) -> bool:
     """Whether a try of the busy lock spins: it fails then, and makes the next one go without."""
     handle.skipped = handle.to_skip = 0
     assert spin(handle) == BUSY
@@ -42,7 +46,7 @@ def spins(handle: LockHandle, spin=lock_spin_exclusive) -> bool:
 # ---- when ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spin", [lock_spin_exclusive, lock_spin_shared])
+@pytest.mark.parametrize("spin", [spin_exclusive, lock_spin_shared])
 def test_readers_and_writers_spin(handle: LockHandle, held: Region, spin):
     assert spins(handle, spin)
 
@@ -50,7 +54,7 @@ def test_readers_and_writers_spin(handle: LockHandle, held: Region, spin):
 def test_each_failure_makes_more_tries_go_without(handle: LockHandle, held: Region):
     outcomes = []
     for _ in range(30):
-        assert lock_spin_exclusive(handle) == BUSY
+        assert spin_exclusive(handle) == BUSY
         outcomes.append((handle.to_skip, handle.skipped))
     # a spin, 1 without, a spin, 3 without, and so on, up to 7
     assert outcomes[:6] == [(1, 0), (1, 1), (3, 0), (3, 1), (3, 2), (3, 3)]
@@ -98,14 +102,14 @@ def test_a_process_with_one_processor_spins_as_the_holder_may_run_elsewhere(
 import os, sys
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from shm_async import Region
-from shm_async._native import lock_spin_exclusive
+from shm_async._native import MARK, lock_spin_manner
 with Region.attach(sys.argv[1]) as region, Region.attach(sys.argv[1]) as other:
     with region.write_lock():
         pass
     handle = region._table.pool.free[-1].handle
     with other.write_lock():
         handle.recent = handle.control.recent = 0
-        lock_spin_exclusive(handle)
+        lock_spin_manner(handle, MARK)
         print(handle.to_skip)
 """)
     assert (done.stdout, done.stderr) == ("1\n", "")
