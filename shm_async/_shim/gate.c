@@ -15,7 +15,7 @@
  * process that dies there. The gate is an OFD byte-range lock on the same descriptor, on
  * a byte far behind any data; such locks and flock do not see each other.
  *
- * Newcomers must not overtake. They look at the hint in the control page. The waiter at
+ * Newcomers must not overtake, but in a turn of theirs, see below. They look at the hint in the control page. The waiter at
  * the gate sets it after taking the gate and clears it before leaving. So a hint can be
  * wrong for a moment, or for good after a death: then the next newcomer passes through
  * the gate without need, and clears it. A wrong hint costs time, never exclusion. Where
@@ -79,6 +79,31 @@ void shma_gate_leave(shma_lock *lock)
         hint(lock, 0);
     if (code == 0 || code == -ERANGE)
         (void)gate(lock, F_OFD_SETLK, &range);
+}
+
+/*
+ * A turn at the gate. A waiter costs a wake-up, 50 to 100 us in which nobody uses the lock. If it
+ * got one hold of a microsecond for that, more processes than processors that take the lock again
+ * and again would stand at the gate for ever and do nothing but wake each other up (a convoy). So
+ * the grant of a waiter is worth a turn: for TURN_NS its OFD may take the lock again past whoever
+ * stands at the gate, as an event loop may hand it on to tasks of its own. In a turn it only
+ * tries, and does not spin.
+ *
+ * Only a wait brings a turn, and what is taken in a turn does not prolong it. So the waiter at the
+ * gate waits for the turns of those that were granted the lock before it came there, and for no
+ * others. Long holds bring none, as a wake-up is little beside them. Nor do readers: their turns
+ * would overlap, and together keep a writer out.
+ */
+enum { TURN_NS = 100000 };
+
+void shma_turn_begins(shma_lock *lock, int32_t mode)
+{
+    lock->turn = mode == LOCK_EX ? lock->granted + TURN_NS : 0;
+}
+
+int32_t shma_turn_lasts(const shma_lock *lock, int32_t mode, int64_t time)
+{
+    return mode == LOCK_EX && time < lock->turn && shma_holds_are_short(lock);
 }
 
 /* The ticket of the waiter at the gate. 0: the gate is free. */

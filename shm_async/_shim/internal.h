@@ -164,6 +164,12 @@ int32_t shma_lock_attempt(shma_lock *lock, int32_t mode);
 /* The flock was busy: try again for up to 50 us, where that is likely to help. */
 int32_t shma_spin(shma_lock *lock, int32_t mode);
 
+/*
+ * Whether holds have lately been shorter than it takes to wake somebody up. The caller has checked
+ * the object's size just now.
+ */
+int32_t shma_holds_are_short(const shma_lock *lock);
+
 /* The OFD gives back the lock that it had for so long, ns. Call it before the mark is removed. */
 void shma_spin_learn(shma_lock *lock, int64_t lasted);
 
@@ -171,6 +177,13 @@ void shma_spin_learn(shma_lock *lock, int64_t lasted);
 
 /* Whether a waiter seems to stand at the gate. */
 int32_t shma_gate_is_taken(shma_lock *lock);
+
+/*
+ * The kernel has granted `mode` to a waiter: its turn begins, in which it may pass the gate. Never
+ * in a spin, and only to write, where holds are short: `lasts` says whether at that time, ns.
+ */
+void shma_turn_begins(shma_lock *lock, int32_t mode);
+int32_t shma_turn_lasts(const shma_lock *lock, int32_t mode, int64_t time);
 
 /* Take the gate, waiting or not. -EWOULDBLOCK, -EINTR: it was not taken. */
 int32_t shma_gate_enter(shma_lock *lock, int32_t wait);

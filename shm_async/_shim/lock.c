@@ -101,6 +101,7 @@ int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
         shma_lock_drop(lock);
     else
         entered(lock, mode, shma_now());
+    shma_turn_begins(lock, mode);
     return code;
 }
 
@@ -144,7 +145,7 @@ static inline int32_t attempt(shma_lock *lock, int32_t mode, int32_t spinning)
     code = ready_at(lock, time);
     if (code < 0)
         return code;
-    if (!shma_gate_is_taken(lock))
+    if (!shma_gate_is_taken(lock) || (!spinning && shma_turn_lasts(lock, mode, time)))
         return try_flock(lock, mode, time);
     return spinning ? -ECANCELED : try_through_gate(lock, mode);
 }

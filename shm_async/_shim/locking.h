@@ -49,6 +49,7 @@ typedef struct shma_lock {
     int32_t inside;   /* a hold has begun and not ended; else the lock is between two holds */
     int64_t since;    /* when the current hold began, ns (CLOCK_MONOTONIC) */
     int64_t granted;  /* when the kernel granted the lock, to this hold or to one before it */
+    int64_t turn;     /* when its turn at the gate ends, ns; see gate.c */
     int64_t lasted;   /* the last hold that ended, ns */
     int32_t ended;    /* its mode */
     int64_t longest;  /* the longest so far, ns */

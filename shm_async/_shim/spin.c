@@ -43,19 +43,24 @@ void shma_spin_learn(shma_lock *lock, int64_t lasted)
                          __ATOMIC_RELAXED);
 }
 
-/* For how long to spin, ns; 0: not at all. The caller has checked the object's size just now. */
-static int64_t patience(const shma_lock *lock)
+static uint32_t lately(const shma_lock *lock)
 {
-    uint32_t held = lock->recent, shared = 0;
-    int64_t longest;
+    uint32_t shared = 0;
 
     if (lock->control)
         shared = __atomic_load_n(&lock->control->recent, __ATOMIC_RELAXED);
-    if (shared > held)
-        held = shared;
-    if (held > WORTH_NS)
+    return shared > lock->recent ? shared : lock->recent;
+}
+
+int32_t shma_holds_are_short(const shma_lock *lock) { return lately(lock) <= WORTH_NS; }
+
+/* For how long to spin, ns; 0: not at all. */
+static int64_t patience(const shma_lock *lock)
+{
+    int64_t longest = SHORTEST_NS + 2 * (int64_t)lately(lock);
+
+    if (!shma_holds_are_short(lock))
         return 0;
-    longest = SHORTEST_NS + 2 * (int64_t)held;
     return longest < LONGEST_NS ? longest : LONGEST_NS;
 }
 

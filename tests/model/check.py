@@ -58,6 +58,8 @@ SEARCHES = (
     # ---- between processes: every system call is a step ----
     Search("seats", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1"),
     Search("seats-spin", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 SPINS=1"),
+    Search("seats-turn", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 TURNS=2"),
+    Search("seats-turn-crash", f"{THREE_SEATS} ROUNDS=2 PASS_SLEEPERS=1 TURNS=1 CRASHES=1"),
     Search("seats-convert", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 UPGRADES=7 DOWNGRADES=1"),
     Search(
         "seats-crash",
@@ -89,6 +91,8 @@ SEARCHES = (
     Search("live-at-gate", BUSY_MIXTURE, "gets_in_from_gate"),
     Search("live-spin", f"{BUSY_MIXTURE} SPINS=1", "gets_in_by_gate"),
     Search("live-spin-at-gate", f"{BUSY_MIXTURE} SPINS=1", "gets_in_from_gate"),
+    Search("live-turn", f"{BUSY_MIXTURE} TURNS=1", "gets_in_by_gate"),
+    Search("live-turn-at-gate", f"{BUSY_MIXTURE} TURNS=2", "gets_in_from_gate"),
     Search("live-passers", f"{BUSY_MIXTURE} PASS_SLEEPERS=1", "gets_in_by_gate"),
     Search("live-shared-hold", f"{BUSY_COHORT} READS=3 WRITES=4", "gets_in_by_gate"),
     Search("live-hand-over", f"{BUSY_COHORT} READS=0", "gets_in_by_gate"),
@@ -109,6 +113,12 @@ SEARCHES = (
     Search("nobody-passes", f"{THREE_SEATS} SLEEPERS=1", None, DEADLOCK),
     # ---- a rule left out ----
     Search("hint-unheeded", f"{BUSY_MIXTURE} HINT_UNHEEDED=1", "gets_in_from_gate", CYCLE),
+    Search(
+        "turn-without-end",
+        f"{BUSY_MIXTURE} TURNS=1 TURN_WITHOUT_END=1",
+        "gets_in_from_gate",
+        CYCLE,
+    ),
     Search(
         "passes-at-first-sight",
         f"{THREE_SEATS} PASS_SLEEPERS=1 PASSES_AT_FIRST_SIGHT=1",

@@ -31,6 +31,7 @@
 #define CLEARED_A_WORD 24
 #define WAS_TOLD 25
 #define LEFT_IT_ITS_CHANCE 26
+#define PASSED_IN_ITS_TURN 27
 
 #ifdef EVENTS
 c_decl {

@@ -26,6 +26,7 @@
  *   begin_write, end_write           shma_generation_begin, shma_lock_unmark; stores only, so
  *                                    one step with what stands next to them
  *   Seat: try, queue, block          try_lock and try_through_gate; shma_gate_wait
+ *   turn                             shma_turn_begins and shma_turn_lasts in gate.c
  *   Seat: release, unlock, give_up   shma_lock_release, shma_lock_give_up
  *   PASS_SLEEPERS                    pass_a_sleeper; a look that finds the flock taken, and one
  *                                    that finds what the last one found, change nothing and
@@ -48,6 +49,7 @@
  *   The eventfd, the mutex and the condition of the waiter: a state that changes under the mutex
  *   changes in one step, and every wake-up of a condition arrives. But a wait that times out
  *   and the mutex that is taken afterwards are two steps (GIVES_BACK).
+ *   The turn of a cohort: to the others it is one more seat that has a turn.
  *   Inside a cohort's stretch other processes do not move. seat.pml makes the same system calls
  *   one by one.
  *   Who asks to recover and who is refused is not fixed: whoever finds a dead owner may be
@@ -72,6 +74,9 @@
 #define EVERYBODY (BIT(COHORT_TASKS + SEATS) - 1)
 #ifndef SPINS
 #define SPINS 0 /* 1: a seat tries a busy lock once more before it waits */
+#endif
+#ifndef TURNS
+#define TURNS 0 /* how often a seat that waited to write may pass the gate */
 #endif
 #ifndef READS
 #define READS EVERYBODY

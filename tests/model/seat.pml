@@ -4,6 +4,8 @@
  * processes are looked for. p is its OFD, t its task.
  *
  *   try      shma_lock_try_shared / _manner: shma_lock_attempt, try_through_gate
+ *   turn     shma_turn_begins, shma_turn_lasts: tries past the gate that are left. Here they are
+ *            counted; time may end a turn earlier, so it also may go through the gate instead
  *   spin     shma_spin: a look at the hint and one more try; further ones add nothing new
  *   queue    shma_lock_wait: shma_gate_wait, again and again (Seat.wait)
  *   give_up  a timeout or a signal handler's exception: shma_lock_give_up
@@ -17,6 +19,7 @@ proctype Seat(byte p; byte t)
 	bit code;
 	bit upgrading; /* it waits because its upgrade() met a conflict */
 	bit spun;      /* in this round */
+	byte turn;
 
 	{
 	skip;
@@ -31,10 +34,17 @@ next:
 		round = (ROUNDS > 0 -> round + 1 : 0);
 		spun = false;
 		if /* shma_gate_is_taken: a load */
-#ifndef HINT_UNHEEDED
-		:: hint && !GATELESS -> goto through
+#ifdef HINT_UNHEEDED
+		:: hint && !GATELESS
+#else
+		:: hint && !GATELESS -> turn = 0; goto through
 #endif
-		:: else
+		:: hint && !GATELESS && turn && want == EX ->
+#ifndef TURN_WITHOUT_END
+			turn--;
+#endif
+			EVENT(PASSED_IN_ITS_TURN)
+		:: !hint || GATELESS
 		fi
 	};
 spin:
@@ -89,7 +99,7 @@ queue:
 			/* a reader converts; nothing can stand in the way */
 			if
 			:: want == SH -> assert(CAN(p, SH)); take(p, SH)
-			:: else
+			:: else -> turn = TURNS
 			fi;
 			goto granted
 		}
@@ -111,6 +121,7 @@ block:
 		CAN(p, want) ->
 		assert(GATELESS || (READ_ONLY & BIT(t)) || (gate == p + 1 && hint)); /* so newcomers queue behind it */
 		take(p, want);
+		turn = (want == EX -> TURNS : 0);
 		if
 		:: GATELESS -> goto granted
 		:: else
