@@ -24,7 +24,7 @@ enum {
     LONGEST_NS = 50000,   /* no event loop stands still for longer */
     CEILING_NS = 1000000, /* longer holds count as this long */
     MOST_SKIPPED = 7,     /* tries without a spin, after failures */
-    PAUSES = 20           /* between two looks: some 0.3 us */
+    MOST_PAUSES = 16      /* between two looks, some 0.2 us; twice as many each time till then */
 };
 
 static uint32_t average(uint32_t recent, int64_t lasted)
@@ -65,12 +65,13 @@ static int64_t patience(const shma_lock *lock)
 }
 
 /*
- * Leave the lock's cache line to its holder for a moment. Not sched_yield: it runs the other
+ * Leave the lock's cache line to its holder for a moment: the first ones are short, as most holds
+ * are. Not sched_yield: it runs the other
  * spinners first, and a holder that had to make way comes back late.
  */
-static void pause_briefly(void)
+static void pause_briefly(int pauses)
 {
-    for (int i = 0; i < PAUSES; i++)
+    for (int i = 0; i < pauses; i++)
 #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -93,6 +94,7 @@ SHMA_SELDOM int32_t shma_spin(shma_lock *lock, int32_t mode)
 {
     int32_t code = -EWOULDBLOCK;
     int64_t end;
+    int pauses = 1;
 
     if (lock->skipped < lock->to_skip) {
         lock->skipped++;
@@ -105,7 +107,8 @@ SHMA_SELDOM int32_t shma_spin(shma_lock *lock, int32_t mode)
         return code;
     end += shma_now();
     do {
-        pause_briefly();
+        pause_briefly(pauses);
+        pauses = pauses < MOST_PAUSES ? 2 * pauses : pauses;
         code = shma_lock_attempt(lock, mode);
     } while (code == -EWOULDBLOCK && shma_now() < end);
     if (code != -ECANCELED)
