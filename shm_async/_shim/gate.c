@@ -83,18 +83,18 @@ void shma_gate_leave(shma_lock *lock)
 
 /*
  * A turn at the gate. A waiter costs a wake-up, 50 to 100 us in which nobody uses the lock. If it
- * got one hold of a microsecond for that, more processes than processors that take the lock again
- * and again would stand at the gate for ever and do nothing but wake each other up (a convoy). So
- * the grant of a waiter is worth a turn: for TURN_NS its OFD may take the lock again past whoever
- * stands at the gate, as an event loop may hand it on to tasks of its own. In a turn it only
- * tries, and does not spin.
+ * got one hold of some microseconds for that, processes that take the lock again and again would
+ * stand at the gate for ever and do little but wake each other up (a convoy). So the grant of a
+ * waiter is worth a turn: for TURN_NS its OFD may take the lock again past whoever stands at the
+ * gate, as an event loop may hand it on to tasks of its own. In a turn it only tries, and does
+ * not spin.
  *
  * Only a wait brings a turn, and what is taken in a turn does not prolong it. So the waiter at the
  * gate waits for the turns of those that were granted the lock before it came there, and for no
- * others. Long holds bring none, as a wake-up is little beside them. Nor do readers: their turns
- * would overlap, and together keep a writer out.
+ * others. Holds longer than SHORT_NS bring none, as a wake-up is little beside them. Nor do
+ * readers: their turns would overlap, and together keep a writer out.
  */
-enum { TURN_NS = 100000 };
+enum { TURN_NS = 100000, SHORT_NS = 50000 };
 
 void shma_turn_begins(shma_lock *lock, int32_t mode)
 {
@@ -103,7 +103,7 @@ void shma_turn_begins(shma_lock *lock, int32_t mode)
 
 int32_t shma_turn_lasts(const shma_lock *lock, int32_t mode, int64_t time)
 {
-    return mode == LOCK_EX && time < lock->turn && shma_holds_are_short(lock);
+    return mode == LOCK_EX && time < lock->turn && shma_held_lately(lock) <= SHORT_NS;
 }
 
 /* The ticket of the waiter at the gate. 0: the gate is free. */

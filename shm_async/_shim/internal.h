@@ -164,11 +164,8 @@ int32_t shma_lock_attempt(shma_lock *lock, int32_t mode);
 /* The flock was busy: try again for up to 50 us, where that is likely to help. */
 int32_t shma_spin(shma_lock *lock, int32_t mode);
 
-/*
- * Whether holds have lately been shorter than it takes to wake somebody up. The caller has checked
- * the object's size just now.
- */
-int32_t shma_holds_are_short(const shma_lock *lock);
+/* How long holds have lately lasted, ns; a hint. The caller has checked the object's size just now. */
+uint32_t shma_held_lately(const shma_lock *lock);
 
 /* The OFD gives back the lock that it had for so long, ns. Call it before the mark is removed. */
 void shma_spin_learn(shma_lock *lock, int64_t lasted);

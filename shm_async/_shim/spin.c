@@ -43,7 +43,7 @@ void shma_spin_learn(shma_lock *lock, int64_t lasted)
                          __ATOMIC_RELAXED);
 }
 
-static uint32_t lately(const shma_lock *lock)
+uint32_t shma_held_lately(const shma_lock *lock)
 {
     uint32_t shared = 0;
 
@@ -52,14 +52,13 @@ static uint32_t lately(const shma_lock *lock)
     return shared > lock->recent ? shared : lock->recent;
 }
 
-int32_t shma_holds_are_short(const shma_lock *lock) { return lately(lock) <= WORTH_NS; }
-
 /* For how long to spin, ns; 0: not at all. */
 static int64_t patience(const shma_lock *lock)
 {
-    int64_t longest = SHORTEST_NS + 2 * (int64_t)lately(lock);
+    uint32_t held = shma_held_lately(lock);
+    int64_t longest = SHORTEST_NS + 2 * (int64_t)held;
 
-    if (!shma_holds_are_short(lock))
+    if (held > WORTH_NS)
         return 0;
     return longest < LONGEST_NS ? longest : LONGEST_NS;
 }

@@ -22,7 +22,7 @@ from shm_async._native import (
     lock_try_shared,
 )
 
-TURN_NS = 100_000
+TURN_NS, SHORT_NS = 100_000, 50_000
 FAR = 3600 * 10**9  # a turn that does not end during a test
 
 
@@ -70,8 +70,12 @@ def test_a_reader_has_no_turn(handle: LockHandle):
 
 @pytest.mark.parametrize("whose", ["ours", "all writers'"])
 def test_there_is_no_turn_where_holds_are_long(handle: LockHandle, whose: str):
-    (handle if whose == "ours" else handle.control).recent = 1_000_000
+    guess = handle if whose == "ours" else handle.control
+    guess.recent = SHORT_NS + 1
     assert lock_try_exclusive(handle) == BUSY
+    guess.recent = SHORT_NS
+    assert lock_try_exclusive(handle) == 0
+    assert lock_release(handle) == 0
 
 
 def test_nobody_spins_past_the_gate_in_a_turn(handle: LockHandle, rival: Rival):
