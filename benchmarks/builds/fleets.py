@@ -65,6 +65,10 @@ CROWDS = (Cell(OURS, 2, 10, 20e-6, quick=True), Cell(OURS, 2, 1000, 20e-6, quick
 COUNTERS = (
     Cell(OURS, 2, 1, 0.0, quick=True),
     Cell(OURS, 4, 1, 0.0, quick=True),
+    Cell(OURS, 4, 1, 2e-6),
+    Cell(OURS, 2, 1, 20e-6),
+    Cell(OURS, 4, 1, 20e-6),
+    Cell(OURS, 4, 1, 40e-6),
     Cell(OURS, 2, 100, 0.0),
     Cell(OURS, 2, 10, 200e-6),
     Cell(OURS, 2, 10, 2000e-6),

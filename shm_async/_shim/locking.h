@@ -99,7 +99,7 @@ enum { SHMA_MARK, SHMA_RECOVER, SHMA_MARK_LATER };
 /*
  * Take the lock if it is free, without waiting, and begin to write if it is the exclusive one.
  * After an error nothing is held:
- * -EWOULDBLOCK: another holder has it, or a waiter stands at the gate.
+ * -EWOULDBLOCK: another holder has it, or a waiter stands at the gate and it is not our turn.
  * -ERANGE: the object is smaller than it was.
  * -EOWNERDEAD: the last writer never ended; `dead_pid`, `dead_start`, `dead_ns` name it.
  * -ESTALE: another object has replaced this one.
@@ -113,7 +113,7 @@ int32_t shma_lock_try_manner(shma_lock *lock, int32_t manner);
 
 /*
  * The same for a lock that was just found busy: retry it for up to 50 us, without blocking, where
- * holds are short, see spin.c; else -EWOULDBLOCK at once. Nobody overtakes a waiter at the gate.
+ * holds are short, see spin.c; else -EWOULDBLOCK at once. Nobody spins past a waiter at the gate.
  */
 int32_t shma_lock_spin_shared(shma_lock *lock);
 int32_t shma_lock_spin_manner(shma_lock *lock, int32_t manner);
