@@ -29,6 +29,7 @@ OURS_UVLOOP = "shm_async, uvloop"
 OURS_NESTED = "shm_async, asyncio, nested"
 OURS_SYNC = "shm_async"
 ASYNCIO_LOCK = "asyncio.Lock (in-process only)"
+LEAST = "raw flock and a view, nothing else"
 
 ASYNC_WRITE = "async write"
 ASYNC_READ = "async read"
@@ -198,8 +199,28 @@ def async_variants(
             variants[SECOND_READER, who] = in_loop(loop, second_reader, handle.read, other.read)
     alike = asyncio.Lock()
     variants[ASYNC_WRITE, ASYNCIO_LOCK] = in_loop(plain, async_pairs, lambda: alike)
+    least = Least(region)
+    variants[ASYNC_WRITE, LEAST] = in_loop(plain, async_pairs, lambda: least)
     variants[SECOND_READER, OURS_NESTED] = in_loop(plain, nested_reader, region.read_lock)
     return variants
+
+
+class Least:
+    """What any `async with` does that has a flock and a view: no care, no check, no count."""
+
+    def __init__(self, region: Region) -> None:
+        self.fd = os.open(f"/dev/shm/{region.name}", os.O_RDWR | os.O_CLOEXEC)
+        self.buffer = region.buffer
+        self.view = self.buffer
+
+    async def __aenter__(self) -> memoryview:
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.view = self.buffer[:]
+        return self.view
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.view.release()
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
 
 
 def in_loop(
