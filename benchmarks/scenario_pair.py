@@ -206,7 +206,7 @@ def async_variants(
 
 
 class Least:
-    """What any `async with` does that has a flock and a view: no care, no check, no count."""
+    """What the plainest `async with` does that has a flock and a view: no check, no count."""
 
     def __init__(self, region: Region) -> None:
         self.fd = os.open(f"/dev/shm/{region.name}", os.O_RDWR | os.O_CLOEXEC)

@@ -32,6 +32,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import anyio
@@ -189,7 +190,7 @@ class Server:
         self.programs = Path(wheel.origin).parent / "pginstall" / "bin"
         self.networks = networks
         self.inside: tuple[str, ...] = ()  # what to put before a command
-        self.who: dict[str, object] = {}
+        self.who: dict[str, Any] = {}
         if os.geteuid() == 0:  # a server refuses to run as root: nobody runs it
             self.stand_in(place, Path(wheel.origin).parent)
         else:
@@ -228,7 +229,7 @@ class Server:
     def run(self, program: str, *arguments: str) -> None:
         command = [*self.inside, str(self.programs / program), "-D", str(self.data), *arguments]
         with self.log.open("ab") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=log, cwd="/", **self.who)  # type: ignore[call-overload]  # the words of who
+            subprocess.run(command, check=True, stdout=log, stderr=log, cwd="/", **self.who)
 
     def start(self) -> None:
         listen = "127.0.0.1" if self.networks is None else "0.0.0.0"

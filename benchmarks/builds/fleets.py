@@ -47,9 +47,11 @@ class Cell:
         if self.processes > 1:
             share = Figure(f"{self.what}: least share", "%", "more")
             found.append((share, lambda each: min(each.shares) * 100))
-        if self.workers > 1 and self.processes * self.workers * self.hold < LEAD:
+        if self.processes * self.workers * self.hold < LEAD:
             # those whose turn comes later than that are not seen at all
-            found.append((Figure(f"{self.what}: wait p99", "ms", "less"), wait_p99))
+            found.append((Figure(f"{self.what}: wait p99", "µs", "less"), wait_p99))
+            longest = Figure(f"{self.what}: longest wait", "µs", "less")
+            found.append((longest, lambda each: max(each.waits, default=float("nan")) * 1e6))
         if self.hold >= LONG:
             cpu = Figure(f"{self.what}: CPU", "µs a hold", "less")
             found.append((cpu, lambda each: each.cpu * 1e6))
@@ -57,7 +59,7 @@ class Cell:
 
 
 def wait_p99(one: Spell) -> float:
-    return quantile(sorted(one.waits), 0.99) * 1e3 if one.waits else float("nan")
+    return quantile(sorted(one.waits), 0.99) * 1e6 if one.waits else float("nan")
 
 
 CROWDS = (Cell(OURS, 2, 10, 20e-6, quick=True), Cell(OURS, 2, 1000, 20e-6, quick=True))

@@ -22,7 +22,7 @@ def gather() -> None:
     """Give the analysis of the public module what was found in the private ones."""
     public = ModuleAnalyzer.for_module("shm_async")
     public.analyze()
-    for home in sorted({*shm_async._HOMES.values(), "_shared_region", "errors"}):  # noqa: SLF001  # where they are defined
+    for home in sorted({*shm_async._HOMES.values(), "_shared_region", "errors"}):  # noqa: SLF001  # the one table of where public names are defined
         private = ModuleAnalyzer.for_module(f"shm_async.{home}")
         private.analyze()
         public.attr_docs.update(private.attr_docs)

@@ -176,8 +176,9 @@ void shma_spin_learn(shma_lock *lock, int64_t lasted);
 int32_t shma_gate_is_taken(shma_lock *lock);
 
 /*
- * The kernel has granted `mode` to a waiter: its turn begins, in which it may pass the gate. Never
- * in a spin, and only to write, where holds are short: `lasts` says whether at that time, ns.
+ * The kernel has granted `mode` to a waiter: its turn begins, in which it may try the flock past
+ * the gate. `lasts` tells whether it may at that time, ns, in that mode; the caller has checked the
+ * object's size just now, and does not spin.
  */
 void shma_turn_begins(shma_lock *lock, int32_t mode);
 int32_t shma_turn_lasts(const shma_lock *lock, int32_t mode, int64_t time);

@@ -97,12 +97,13 @@ int32_t shma_lock_granted(shma_lock *lock, int32_t mode)
 {
     int32_t code = shma_lock_whole(lock);
 
-    if (code < 0)
+    if (code < 0) {
         shma_lock_drop(lock);
-    else
-        entered(lock, mode, shma_now());
+        return code;
+    }
+    entered(lock, mode, shma_now());
     shma_turn_begins(lock, mode);
-    return code;
+    return 0;
 }
 
 static int32_t try_flock(shma_lock *lock, int32_t mode, int64_t since)
@@ -114,10 +115,13 @@ static int32_t try_flock(shma_lock *lock, int32_t mode, int64_t since)
 }
 
 /* The hint says that the gate is taken. If we get it all the same, the hint was wrong. */
-SHMA_SELDOM static int32_t try_through_gate(shma_lock *lock, int32_t mode)
+SHMA_SELDOM static int32_t try_through_gate(shma_lock *lock, int32_t mode, int64_t time)
 {
-    int32_t code = shma_gate_enter(lock, 0);
+    int32_t code;
 
+    if (shma_turn_lasts(lock, mode, time))
+        return try_flock(lock, mode, time);
+    code = shma_gate_enter(lock, 0);
     if (code == 0) {
         code = try_flock(lock, mode, shma_now());
         shma_gate_leave(lock);
@@ -145,9 +149,9 @@ static inline int32_t attempt(shma_lock *lock, int32_t mode, int32_t spinning)
     code = ready_at(lock, time);
     if (code < 0)
         return code;
-    if (!shma_gate_is_taken(lock) || (!spinning && shma_turn_lasts(lock, mode, time)))
+    if (!shma_gate_is_taken(lock))
         return try_flock(lock, mode, time);
-    return spinning ? -ECANCELED : try_through_gate(lock, mode);
+    return spinning ? -ECANCELED : try_through_gate(lock, mode, time);
 }
 
 int32_t shma_lock_attempt(shma_lock *lock, int32_t mode) { return attempt(lock, mode, 1); }

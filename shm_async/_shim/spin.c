@@ -24,7 +24,7 @@ enum {
     LONGEST_NS = 50000,   /* no event loop stands still for longer */
     CEILING_NS = 1000000, /* longer holds count as this long */
     MOST_SKIPPED = 7,     /* tries without a spin, after failures */
-    MOST_PAUSES = 16      /* between two looks, some 0.2 us; twice as many each time till then */
+    MOST_PAUSES = 16      /* between two looks: some 0.2 us. It begins with 1, for brief holds */
 };
 
 static uint32_t average(uint32_t recent, int64_t lasted)
@@ -64,8 +64,7 @@ static int64_t patience(const shma_lock *lock)
 }
 
 /*
- * Leave the lock's cache line to its holder for a moment: the first ones are short, as most holds
- * are. Not sched_yield: it runs the other
+ * Leave the lock's cache line to its holder for a moment. Not sched_yield: it runs the other
  * spinners first, and a holder that had to make way comes back late.
  */
 static void pause_briefly(int pauses)

@@ -58,7 +58,7 @@ SEARCHES = (
     # ---- between processes: every system call is a step ----
     Search("seats", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1"),
     Search("seats-spin", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 SPINS=1"),
-    Search("seats-turn", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 TURNS=2"),
+    Search("seats-turn", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 SPINS=1 TURNS=2"),
     Search("seats-turn-crash", f"{THREE_SEATS} ROUNDS=2 PASS_SLEEPERS=1 TURNS=1 CRASHES=1"),
     Search("seats-convert", f"{THREE_SEATS} ROUNDS=2 GIVES_UP=1 UPGRADES=7 DOWNGRADES=1"),
     Search(

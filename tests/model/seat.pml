@@ -19,7 +19,7 @@ proctype Seat(byte p; byte t)
 	bit code;
 	bit upgrading; /* it waits because its upgrade() met a conflict */
 	bit spun;      /* in this round */
-	byte turn;
+	byte turn;     /* how often it may still pass the gate */
 
 	{
 	skip;

@@ -21,13 +21,6 @@ HINT = 4096 + 192  # where `region`'s control page has it
 
 
 @pytest.fixture
-def other(region: Region) -> Iterator[Region]:
-    """A second attachment: to the kernel and the gate, like another process."""
-    with Region.attach(region.name) as other:
-        yield other
-
-
-@pytest.fixture
 def raw(name: str) -> Iterator[Region]:
     with Region.create(name, 64, layout="raw") as raw:
         yield raw

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -27,23 +26,20 @@ FAR = 3600 * 10**9  # a turn that does not end during a test
 
 
 @pytest.fixture
-def other(region: Region) -> Iterator[Region]:
-    """A second attachment: to the kernel and the gate, like another process."""
-    with Region.attach(region.name) as other:
-        yield other
-
-
-@pytest.fixture
 def handle(region: Region, rival: Rival) -> LockHandle:
     """The lock of a seat that holds nothing, in its turn, while the rival stands at the gate."""
     with region.write_lock():
         pass
     handle = region._table.pool.free[-1].handle
+    begin_a_turn(handle, rival)
+    return handle
+
+
+def begin_a_turn(handle: LockHandle, rival: Rival) -> None:
     handle.recent = handle.control.recent = 0
     handle.turn = time.monotonic_ns() + FAR
     rival.do("gate")
     handle.control.gate = 1
-    return handle
 
 
 # ---- what a turn allows ------------------------------------------------------------------
@@ -83,6 +79,19 @@ def test_nobody_spins_past_the_gate_in_a_turn(handle: LockHandle, rival: Rival):
     assert lock_try_exclusive(handle) == BUSY
     assert lock_spin_manner(handle, MARK) == BUSY
     assert (handle.to_skip, handle.skipped) == (0, 0)  # the waiter ended it before it began
+
+
+def test_a_block_does_not_wait_in_its_turn(region: Region, handle: LockHandle):
+    with region.write_lock():
+        assert region.statistics().contended == 0
+
+
+async def test_a_task_does_not_wait_in_its_turn(region: Region, rival: Rival):
+    async with region.write_lock():
+        handle = region._table.cohort.handle
+    begin_a_turn(handle, rival)
+    async with region.write_lock():
+        assert region.statistics().contended == 0
 
 
 # ---- what brings one -----------------------------------------------------------------------
