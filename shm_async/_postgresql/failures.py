@@ -50,6 +50,11 @@ def of_connecting(message: str, *, needs_password: bool = False) -> OSError:
         return PermissionError(f"no such user: {message}; check the address")
     if "SSL" in message and "server does not support" in message:
         return RegionServerError(f"{message}; check sslmode in the address")
+    if re.search("certificate|private key", _without_names(message)):
+        return RegionServerError(
+            f"no trust between this host and the database: {message}; check sslmode, sslrootcert, "
+            "sslcert and sslkey in the address, and when the certificates expire"
+        )
     return DisconnectedError(f"the database cannot be reached: {message}")
 
 
@@ -80,6 +85,11 @@ def of_result(result: "PGresult", doing: str) -> Exception:
             "run what `shm-async sql` prints, or choose another schema="
         )
     return RegionServerError(f"the database could not {doing}: {text} (SQLSTATE {code})")
+
+
+def _without_names(message: str) -> str:
+    """The message without what it quotes: a host may be called anything."""
+    return re.sub('"[^"]*"', '""', message)
 
 
 def _one_line(message: str) -> str:
