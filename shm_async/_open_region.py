@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ._forks import importing
 from ._shared_region import SharedRegion
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _open_beyond(address: str, length: int | None, **more: Any) -> SharedRegion:
 
 def _open_in_postgresql(address: str, length: int | None, **more: Any) -> SharedRegion:
     try:
-        from ._postgresql.opening import open_region
+        with importing:
+            from ._postgresql.opening import open_region
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise

@@ -4,10 +4,10 @@ Before a caller waits, it checks whether it would wait for itself, or may read b
 its own. A free lock needs no check.
 """
 
-import os
-from threading import RLock, get_ident
+from threading import get_ident
 from weakref import WeakValueDictionary
 
+from .._forks import undivided
 from .cohort import Cohort
 from .contract import Namesakes, Table
 from .greenlets import sleep_is_shared
@@ -31,14 +31,13 @@ __all__ = [
     "thread_reads",
 ]
 
-_lock = RLock()  # two threads must not make two Namesakes of one path
 _by_path: WeakValueDictionary[str, Namesakes] = WeakValueDictionary()  # their tables keep them
 
 
 def namesakes(table: Table, opener: Opener) -> Namesakes:
     """Remember the table, for as long as it lives, among those at the path of its object."""
     path = opener.segment.path()
-    with _lock:
+    with undivided:  # two threads must not make two Namesakes of one path
         found = _by_path.get(path)
         if found is None:
             found = _by_path[path] = Namesakes()
@@ -66,15 +65,6 @@ def others(table: Table) -> list[Table]:
 def _identity(table: Table) -> tuple[int, int] | None:
     opener = table.opener
     return None if opener is None else opener.segment.lock_identity()
-
-
-def _after_fork_in_child() -> None:
-    """Make a new lock: another thread of the parent may have had the old one."""
-    global _lock
-    _lock = RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # ---- the locks that they hold ------------------------------------------------------

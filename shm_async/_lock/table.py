@@ -10,6 +10,7 @@ from typing import Protocol
 from weakref import ref
 
 from .._failures import closed, replaced
+from .._forks import importing
 from .._native import SHRUNK
 from .._terms import Terms
 from ..errors import RegionClosedError, RegionReplacedError, RegionSizeError
@@ -236,7 +237,8 @@ class LockTable:
             task = cohort.current_task()
             if task is not None:
                 return cohort, task
-        native = current_loop()
+        with importing:  # anyio imports its part for a second library here
+            native = current_loop()
         known = self.cohorts.get(native)
         if known is None or known.opener is not opener:
             known = self._new_cohort(native)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsFloat, SupportsIndex, TypeAlias, cast
 
+from .._forks import importing
+
 __all__ = ["ClampedView", "clamp"]
 
 Number: TypeAlias = SupportsIndex | SupportsFloat
@@ -72,8 +74,8 @@ class ClampedView:
 
         NumPy neither clamps nor rounds: a store into the array follows NumPy's own rules.
         """
-        import numpy
-
+        with importing:
+            import numpy
         return numpy.array(self.view, dtype=dtype, copy=copy)
 
     def __bytes__(self) -> bytes:

@@ -4,28 +4,16 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable
-from threading import RLock
 
 from .. import _native
 from .._failures import lost
+from .._forks import undivided
 from . import leases
 
 __all__ = ["Descriptor"]
 
 NO_NUMBER = -1
 NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-
-#: Held by the thread that opens an object whose descriptor the program has closed. A garbage
-#: collection in that thread may close another Descriptor meanwhile, so the lock is reentrant.
-_finding = RLock()
-
-
-def _after_fork_in_child() -> None:
-    global _finding
-    _finding = RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Descriptor:
@@ -65,7 +53,7 @@ class Descriptor:
             OSError: EBADFD, the program closed it, and its path leads to the object no more.
         """
         if not self.is_there():
-            with _finding:
+            with undivided:  # of threads, one opens it
                 if not self.is_there():
                     self._find_again(announce)
         return self._fd
@@ -96,6 +84,6 @@ class Descriptor:
 
     def give_up(self) -> int | None:
         """Stop using it. Return the number for the caller to close; None: it is not ours."""
-        with _finding:
+        with undivided:
             ours, fd, self._fd = self.is_there(), self._fd, NO_NUMBER
         return fd if ours else None

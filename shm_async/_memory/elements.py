@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
+from .._forks import importing
 from .clamped import ClampedView
 
 if TYPE_CHECKING:
@@ -228,7 +229,8 @@ def numpy_array(view: memoryview) -> "numpy.ndarray[Any, Any]":
         ImportError: NumPy is not installed.
     """
     try:
-        import numpy
+        with importing:
+            import numpy
     except ModuleNotFoundError:
         raise ImportError("NumPy is not installed: pip install 'shm_async[numpy]'") from None
     return numpy.asarray(plain(view))

@@ -3,10 +3,10 @@
 import errno
 import os
 from contextlib import suppress
-from threading import Lock
 
 from .. import _native
 from .._failures import not_found
+from .._forks import undivided
 from ..errors import RegionSizeError
 from . import companion
 from .descriptor import Descriptor
@@ -31,7 +31,6 @@ class SysvSegment:
         "_cookie",
         "_descriptor",
         "_gid",
-        "_making",
         "_mode",
         "_owner",
         "_readonly",
@@ -59,7 +58,6 @@ class SysvSegment:
         self.name = name_of(key)
         self.size = facts.size
         self._cookie = 0
-        self._making = Lock()
         self._mode = facts.mode
         self._uid = facts.uid
         self._gid = facts.gid
@@ -83,7 +81,7 @@ class SysvSegment:
     def _known(self) -> Descriptor:
         """Return the companion's descriptor. Makes the companion if there is none."""
         if self._descriptor is None:
-            with self._making:
+            with undivided:
                 if self._closed:
                     raise OSError(errno.EBADF, "it is closed", self.name)
                 if self._descriptor is None:
@@ -200,7 +198,7 @@ class SysvSegment:
 
     def close(self) -> None:
         """Close `fd`, and remove the companion of a segment that is gone."""
-        with self._making:
+        with undivided:
             self._closed = True
             known = self._descriptor
         fd = None if known is None else known.give_up()

@@ -6,6 +6,7 @@ from contextlib import suppress
 import anyio
 import anyio.lowlevel
 
+from .._forks import undivided
 from .._lock.loops import adapt
 from ..errors import RegionClosedError
 from .entry import Entry
@@ -29,7 +30,6 @@ class Entrances:
         self.tally = Tally(spec.name)
         self.revision: int | None = None
         self.closed = False
-        self._guard = threading.Lock()  # guards _entries
         self._entries: dict[object, Entry] = {}
         self._threads: object = None  # the loop of `with`
 
@@ -39,7 +39,7 @@ class Entrances:
         """Connect, unless this loop has. Raises what that raises."""
         self._check_open()
         native = _loop()
-        with self._guard:
+        with undivided:
             entry = self._entries.get(native)
             if entry is None:
                 entry = self._entries[native] = Entry(Site(self.spec, self.tally, self._told))
@@ -87,7 +87,7 @@ class Entrances:
 
     def _count_down(self, native: object, entry: Entry) -> bool:
         """Whether the last one of this loop has left."""
-        with self._guard:
+        with undivided:
             entry.count -= 1
             if entry.count == 0:
                 self._entries.pop(native, None)

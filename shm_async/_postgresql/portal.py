@@ -8,11 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from .._forks import importing
 
 __all__ = ["Portal", "portal"]
 
@@ -23,28 +25,54 @@ PATIENCE = 10.0
 
 
 class Portal:
-    """A loop in a thread of its own, started for its first user and ended after its last."""
+    """A loop in a thread of its own, started for its first user and ended after its last.
+
+    Not `anyio.from_thread.start_blocking_portal`, whose context manager waits for the thread when
+    it is dropped: a forked child drops it, and has no such thread.
+    """
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have no loop. For a forked child: a thread that it has not may have had the lock."""
         self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
         self._users = 0
-        self._pid = 0
-        self._context: AbstractContextManager[BlockingPortal] | None = None
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
         self._portal: BlockingPortal | None = None
-        self._thread = 0  # its id for the kernel
 
     def open(self) -> None:
         """Count a user; start the loop for the first."""
-        from anyio.from_thread import start_blocking_portal
-
         with self._lock:
-            if self._pid != os.getpid():  # a forked child has no thread of its parent
-                self._users, self._pid = 0, os.getpid()
-            if not self._users:
-                self._context = start_blocking_portal("asyncio")
-                self._portal = self._context.__enter__()
-                self._thread = self._portal.call(threading.get_native_id)
+            if self._pid != os.getpid():  # a child that was forked in C
+                self._forget()
+            if self._portal is None:
+                self._start()
             self._users += 1
+
+    def _start(self) -> None:
+        ready: Future[BlockingPortal] = Future()
+
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                ready.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        def run() -> None:
+            try:
+                anyio.run(serve)
+            except BaseException as error:
+                if not ready.done():
+                    ready.set_exception(error)
+
+        self._thread = threading.Thread(target=run, name="shm_async loop of threads", daemon=True)
+        with importing:  # anyio imports its part for asyncio there
+            self._thread.start()
+            self._portal = ready.result()
 
     def close(self) -> None:
         """Count a user less; end the loop after the last."""
@@ -52,10 +80,11 @@ class Portal:
             if self._pid != os.getpid():
                 return
             self._users -= 1
-            if self._users == 0 and self._context is not None:
-                self._context.__exit__(None, None, None)
-                self._context = self._portal = None
-                _until_gone(self._thread)
+            if self._users == 0 and self._portal is not None and self._thread is not None:
+                self._portal.call(self._portal.stop)
+                self._thread.join()
+                _until_gone(self._thread.native_id)
+                self._forget()
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run it in the loop and return what it returns. Ctrl-C cancels it, and waits for it."""
@@ -80,7 +109,7 @@ class Portal:
             raise
 
 
-def _until_gone(thread: int) -> None:
+def _until_gone(thread: int | None) -> None:
     """Wait for the end of a thread that has ended for Python.
 
     At its very end OpenSSL frees what it had for the thread, under a lock. A child forked at that
@@ -92,3 +121,6 @@ def _until_gone(thread: int) -> None:
 
 
 portal = Portal()
+
+
+os.register_at_fork(after_in_child=portal.begin_anew)

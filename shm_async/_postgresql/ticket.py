@@ -7,16 +7,13 @@ from time import monotonic
 
 import anyio
 
+from .._forks import undivided
 from ..errors import LockLostError
 from .signals import Signal
 
 __all__ = ["Ticket"]
 
 Event = anyio.Event | threading.Event
-
-
-#: Held while an event for a user is made.
-_making = threading.Lock()
 
 
 class Ticket:
@@ -120,7 +117,7 @@ class Ticket:
 
     def event_of_loss(self) -> Event:
         """The event for the user, made when somebody asks for it. Any thread may ask."""
-        with _making:
+        with undivided:
             if self.lost_event is None:
                 self.lost_event = threading.Event() if self.in_thread else anyio.Event()
         if self.lost:  # maybe before there was an event

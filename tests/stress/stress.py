@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,7 +218,7 @@ class Conductor:
             self.no_worker_failed()
             missing = [worker for worker in missing if not self._is_done(worker)]
             if time.monotonic() > until:
-                self.explain(missing)
+                self.explain(worker.pid for worker in missing)
                 names = ", ".join(f"{each.number} ({each.role})" for each in missing)
                 raise Failure(f"stuck {self.options.bound} s after the end: {names}")
             time.sleep(0.01)
@@ -226,12 +226,12 @@ class Conductor:
     def _is_done(self, worker: Running) -> bool:
         return Path(f"{self.directory}/{worker.number}.done").exists()
 
-    def explain(self, workers: list[Running]) -> None:
-        """Have everybody show where it stands, and show who has the lock."""
+    def explain(self, pids: Iterable[int]) -> None:
+        """Have them and all that came of them show where they stand, and show who has the lock."""
         inode = f":{os.fstat(self.fd).st_ino} "
         rows = [row for row in Path("/proc/locks").read_text().splitlines() if inode in row]
         print("\n".join(rows), file=sys.stderr)
-        for pid in [pid for worker in workers for pid in family(worker.pid)]:
+        for pid in [member for each in pids for member in family(each)]:
             print(f"---- {pid}:", file=sys.stderr, flush=True)
             for number in (signal.SIGUSR2, signal.SIGUSR1):
                 os.kill(pid, number)
@@ -244,7 +244,7 @@ class Conductor:
             if not gate_is_taken(self.fd) and is_free(self.fd):
                 return
             time.sleep(0.001)
-        self.explain(self.workers)
+        self.explain(worker.pid for worker in self.workers)
         what = "stands at the gate" if gate_is_taken(self.fd) else "has the lock"
         raise Failure(f"somebody {what}, and nobody waits or is inside")
 
@@ -259,6 +259,7 @@ class Conductor:
                 if found and code not in (0, -signal.SIGKILL):
                     raise Failure(f"an orphan ended with {code}")
             if time.monotonic() > until:
+                self.explain(orphans)
                 raise Failure(f"orphans are stuck: {orphans}")
             time.sleep(0.001)
 
@@ -273,7 +274,7 @@ class Conductor:
             if pid:
                 self.ended(worker, status, expected=0)
             elif time.monotonic() > until:
-                self.explain([worker])
+                self.explain([worker.pid])
                 raise Failure(f"worker {worker.number} ({worker.role}) does not end")
             else:
                 time.sleep(0.001)

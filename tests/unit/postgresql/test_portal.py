@@ -1,9 +1,14 @@
-"""The loop of threads and scripts: its end."""
+"""The loop of threads and scripts: its end, and forks."""
 
+import errno
 import os
 import threading
 
-from shm_async._postgresql.portal import Portal
+import anyio.lowlevel
+import pytest
+from forks import in_child
+
+from shm_async._postgresql.portal import Portal, portal
 
 
 def test_no_thread_is_left_when_it_is_closed(monkeypatch):
@@ -22,3 +27,32 @@ def test_no_thread_is_left_when_it_is_closed(monkeypatch):
         portal.close()
         assert not os.path.exists(f"/proc/self/task/{threads[-1]}")
     assert len(threads) == 50
+
+
+def use() -> None:
+    portal.open()
+    portal.call(anyio.lowlevel.checkpoint)
+    portal.close()
+
+
+def test_a_child_has_a_loop_of_its_own(fork):
+    portal.open()
+    in_child(use, fork=fork)
+    portal.close()
+
+
+def test_a_child_begins_without_the_loop_that_another_thread_starts_or_ends():
+    with portal._lock:
+        in_child(use)
+    use()
+
+
+def test_a_loop_that_cannot_start_is_no_hindrance_for_the_next(monkeypatch):
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(anyio, "run", fail)
+        with pytest.raises(OSError, match="no descriptor"):
+            portal.open()
+    use()
