@@ -64,6 +64,10 @@ def numpy():
     region.numpy()
 
 
+def inspect():
+    shm_async.inspect(name)
+
+
 def open_beyond():
     shm_async.open_region("postgresql://nobody@localhost/none#none", 8)
 
@@ -95,6 +99,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         ("anyio._backends._trio", "trio_lock"),
         ("anyio._backends._trio", "second_library"),
         ("numpy", "numpy"),
+        ("shm_async._watch.inspection", "inspect"),
         ("shm_async._postgresql.opening", "open_beyond"),
     ],
 )
