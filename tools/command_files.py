@@ -47,7 +47,8 @@ def main() -> None:
     parser = make_parser()
     shorten_texts_of(parser)
     for shell, place in PLACES.items():
-        write(place, shtab.complete(parser, shell, root_prefix="shma", preamble=FUNCTIONS))
+        text = shtab.complete(parser, shell, root_prefix="shma", preamble=FUNCTIONS)
+        write(place, shorter(text, shell))
     write(PAGE, manual_page())
 
 
@@ -55,6 +56,16 @@ def shorten_texts_of(parser: argparse.ArgumentParser) -> None:
     """Leave of each command's text the first sentence: a shell shows a line of it."""
     for name, command in parser._subparsers._group_actions[0].choices.items():  # noqa: SLF001  # argparse tells it nowhere else
         command.description = texts.COMMANDS[name][0]
+
+
+def shorter(text: str, shell: str) -> str:
+    """The same, with short names for what it says again and again: the wheel has all of it."""
+    text = text.replace("_shtab_shma", "_shma").replace("show this help message and exit", "help")
+    if shell == "fish":
+        again = "complete -c shm-async"
+        text = text.replace(f"\n{again} ", "\n_shma ")
+        text = text.replace("\n_shma ", f"\nfunction _shma\n  {again} $argv\nend\n_shma ", 1)
+    return text
 
 
 def write(place: str, text: str) -> None:

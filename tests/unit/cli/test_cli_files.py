@@ -70,7 +70,7 @@ def test_bash_completes_commands_options_and_regions(region: Region):
 source {COMPLETIONS["bash"]}
 complete_words() {{
   COMP_WORDS=("$@"); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=()
-  _shtab_shma; echo "${{COMPREPLY[@]}}"
+  _shma; echo "${{COMPREPLY[@]}}"
 }}
 complete_words shm-async hol
 complete_words shm-async info {region.name[:-1]}
@@ -85,6 +85,22 @@ complete_words shm-async ls --so
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["holders", region.name, "--sort"]
+
+
+def test_fish_completes_commands_options_and_regions(region: Region):
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    for program in ("fish", "shm-async"):
+        if shutil.which(program, path=path) is None:
+            pytest.skip(f"no {program}")
+    wanted = {"hol": "holders", f"info {region.name[:-1]}": region.name, "ls --so": "--sort"}
+    script = f"source {COMPLETIONS['fish']}\n"
+    script += "\n".join(f"complete -C 'shm-async {words}'" for words in wanted)
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], capture_output=True, text=True, timeout=30, check=True,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == list(wanted.values())
 
 
 def test_man_reads_the_page_without_a_complaint():
