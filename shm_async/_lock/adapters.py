@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -47,13 +47,14 @@ class AsyncioWaiter:
     __slots__ = (
         "error",
         "exclusive",
-        "future",
         "granted",
         "label",
+        "loop",
         "manner",
         "since",
         "task",
         "upgrading",
+        "wakeup",
     )
 
     def __init__(
@@ -64,25 +65,23 @@ class AsyncioWaiter:
         manner: int = MARK,
         /,
     ) -> None:
+        self.loop = loop
         self.exclusive = exclusive
         self.manner = manner
         self.upgrading = False
         self.task = task
         self.since = monotonic()
         self.label = LABEL.get()
-        self.future: asyncio.Future[None] = loop.create_future()
+        self.wakeup: asyncio.Future[None] = loop.create_future()
         self.granted = False
         self.error: Exception | None = None
 
-    def wait(self) -> "asyncio.Future[None]":
-        return self.future
-
     def can_wake(self) -> bool:
-        return not (self.future.done() or self.future.get_loop().is_closed())
+        return not (self.wakeup.done() or self.loop.is_closed())
 
     def wake(self) -> bool:
         try:
-            self.future.set_result(None)
+            self.wakeup.set_result(None)
         except (asyncio.InvalidStateError, RuntimeError):  # cancelled; the loop has ended
             return False
         return True
@@ -152,7 +151,11 @@ class TrioWaiter:
         self.granted = False
         self.error: Exception | None = None
 
-    async def wait(self) -> None:
+    @property
+    def wakeup(self) -> Awaitable[None]:
+        return self._wait()
+
+    async def _wait(self) -> None:
         import trio
 
         def abort(_raise_cancel: object) -> "trio.lowlevel.Abort":

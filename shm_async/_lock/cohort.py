@@ -93,7 +93,7 @@ class Cohort(Members):
                     self.let_in_later(waiter)
             elif self.writer is NOBODY and not self.request.under_way:
                 self._ask()
-            await waiter.wait()
+            await waiter.wakeup
         except BaseException:
             tally.cancelled += 1
             if waiter.granted:

@@ -40,7 +40,7 @@ async def _upgrade_in_turn(cohort: Cohort, task: Task) -> bool:
     try:
         cohort.queue.appendleft(waiter)
         cohort.set_alarm()
-        await waiter.wait()
+        await waiter.wakeup
     except BaseException:
         cohort.tally.cancelled += 1
         if waiter.granted:

@@ -92,7 +92,7 @@ class WriteHold(Hold):
             if queues and (task := self._who_queues(cohort)) is not None:
                 try:
                     await cohort.queue_up(True, task)
-                    view = self._entered(cohort)
+                    self._at, self._view = cohort, (view := cohort.writable[ALL])
                     # if it has just been granted: else the bounds of `hand_over` would begin anew
                     if not (cohort.queue or cohort.ended or cohort.passes):
                         cohort.idle, cohort.share_until = SOLE, 0.0
@@ -117,7 +117,7 @@ class WriteHold(Hold):
         view: Any = self._view
         cohort: Any = self._at  # where it was entered, as a rule
         if view is None or cohort.idle is not SOLE:
-            if view is None or cohort.writer is None or cohort.is_foreign():
+            if view is None or cohort.writer is None:
                 self._leave_if_held()
             else:  # other tasks of this loop wait, or have waited
                 self._hand_over(view, cohort)
@@ -152,6 +152,13 @@ class WriteHold(Hold):
 
     def _hand_over(self, view: memoryview, cohort: Cohort) -> None:
         """End the block, for the next task in the queue if there is one."""
+        try:
+            ours = cohort.thread == get_ident() and cohort.tasks[cohort.native] is not None
+        except KeyError:  # another loop runs in this thread by now
+            ours = False
+        if not ours:
+            self._leave_if_held()
+            return
         self._view = self._at = None
         try:
             view.release()

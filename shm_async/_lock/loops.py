@@ -40,7 +40,8 @@ class Waiter(Protocol):
     granted: bool
     error: Exception | None
 
-    def wait(self) -> Awaitable[None]: ...
+    @property
+    def wakeup(self) -> Awaitable[None]: ...  # to be awaited, once
     def can_wake(self) -> bool: ...
     def wake(self) -> bool: ...
 

@@ -310,7 +310,7 @@ class Lookout:
         waiter = self.loop.waiter(False, NO_TASK)
         self.waiting[waiter] = None
         try:
-            await waiter.wait()
+            await waiter.wakeup
         finally:
             self.waiting.pop(waiter, None)
             self._left()

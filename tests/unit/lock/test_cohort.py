@@ -308,13 +308,15 @@ async def test_an_exception_right_after_a_queued_grant_leaves_nothing(
     hold = getattr(region, kind)()
     leave = anyio.Event()
 
-    def interrupted(*_arguments: object) -> None:
-        raise KeyboardInterrupt
+    class Interrupting:
+        def __getitem__(self, _: object) -> None:
+            raise KeyboardInterrupt
 
     async def stay() -> None:
         async with region.write_lock():
             await leave.wait()
-            monkeypatch.setattr(type(hold), "_entered", interrupted)
+            for memory in ("readable", "writable"):
+                monkeypatch.setattr(region._table.cohort, memory, Interrupting())
 
     async def follow() -> None:
         with pytest.raises(KeyboardInterrupt):
