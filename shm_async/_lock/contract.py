@@ -96,6 +96,7 @@ class Table(Protocol):
     labelled: dict[int, "ref[Any]"]  # holds with a label that have the lock, by id
     ledger: Ledger
     namesakes: "Namesakes"
+    spare_write: Any  # a WriteHold to hand out again
 
     def usable(self) -> Opener: ...
     def check_writable(self) -> None: ...

@@ -169,6 +169,9 @@ class WriteHold(Hold):
                 cohort.leave_write()
             finally:
                 self._free = None
+        table = self._table
+        if table.spare_write is not None and self.plain:
+            table.spare_write = self  # the spare one is another task's, which waits
 
 
 class ReadHold(Hold):

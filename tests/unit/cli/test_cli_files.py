@@ -96,7 +96,8 @@ def test_fish_completes_commands_options_and_regions(region: Region):
     script = f"source {COMPLETIONS['fish']}\n"
     script += "\n".join(f"complete -C 'shm-async {words}'" for words in wanted)
     done = subprocess.run(
-        ["fish", "--no-config", "-c", script], capture_output=True, text=True, timeout=30, check=True,
+        ["fish", "--no-config", "-c", script],
+        capture_output=True, text=True, timeout=30, check=True,
         env={**os.environ, "PATH": path},
     )  # fmt: skip
     assert done.stderr == ""

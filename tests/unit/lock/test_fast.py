@@ -1,17 +1,20 @@
 """The spelled-out way in and out of a free lock leaves what the slow way leaves, field by field."""
 
+import weakref
 from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
 import pytest
+from cohorts import queued
 from rivals import Rival
 from waits import until
 
-from shm_async import Hold, Region
+from shm_async import Hold, Region, RegionClosedError
 from shm_async._lock import slow
 from shm_async._lock.cohort import Cohort
 from shm_async._lock.deadlines import Deadline
+from shm_async._lock.fast import WriteHold
 from shm_async._lock.members import SOLE
 from shm_async._lock.ways import InThread
 
@@ -245,3 +248,54 @@ async def test_two_tasks_in_turns_do_not_keep_others_out(region: Region, rival: 
         if not scope.cancelled_caught:
             assert rival.do("unlock") == "done"
     assert not scope.cancelled_caught
+
+
+# ---- holds that are handed out again -------------------------------------------------
+
+
+async def is_spare_after_it_handed_over(region: Region, hold: WriteHold) -> bool:
+    """Hold it while another task comes and queues, with a hold of its own, and give it the lock."""
+
+    async def follow() -> None:
+        async with region.write_lock():
+            pass
+
+    async with anyio.create_task_group() as group:
+        async with hold:
+            group.start_soon(follow)
+            await until(lambda: queued(region))
+            assert region._table.spare_write is not hold  # it is the other task's
+        return region._table.spare_write is hold
+
+
+async def test_the_hold_of_a_block_that_handed_the_lock_over_is_handed_out_again(region: Region):
+    assert await is_spare_after_it_handed_over(region, region.write_lock())
+    hold = weakref.ref(region.write_lock())
+    assert region.write_lock() is hold()
+
+
+async def test_a_hold_that_somebody_keeps_is_not_handed_out_again(region: Region):
+    kept = region.write_lock()
+    assert await is_spare_after_it_handed_over(region, kept)
+    assert region.write_lock() is not kept
+
+
+async def test_a_hold_with_options_is_not_handed_out_without_them(region: Region):
+    assert not await is_spare_after_it_handed_over(region, region.write_lock(fast_acquire=False))
+    assert region.write_lock().plain
+
+
+async def test_a_closed_region_keeps_no_hold(region: Region):
+    other = Region.attach(region.name)
+
+    async def follow() -> None:
+        with pytest.raises(RegionClosedError):
+            async with other.write_lock():
+                pass
+
+    async with anyio.create_task_group() as group:
+        async with other.write_lock():
+            group.start_soon(follow)
+            await until(lambda: queued(other))
+            other.close()
+        assert other._table.spare_write is None
