@@ -89,7 +89,7 @@ class Cohort(Members):
             if self.opener.ledger.slow_wait is not None:
                 self.alarm.wait_begins(self)
             if self.readers:
-                if not exclusive and self.is_loose():
+                if not exclusive:
                     self.let_in_later(waiter)
             elif self.writer is NOBODY and not self.request.under_way:
                 self._ask()

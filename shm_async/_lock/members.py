@@ -249,13 +249,34 @@ class Members:
             self.tally.joined += 1
 
     def let_in_later(self, waiter: Waiter) -> None:
-        """Admit a reader that waits for long, if one of the locks inside may be its own then."""
-        self.loop.call_later(HANDED_ON, partial(self._let_in, waiter))
+        """Have a reader that waits for readers admitted, in case that they stay for long."""
+        if self.is_loose():
+            self.loop.call_later(HANDED_ON, partial(self._let_in, waiter))
+        if self.queue[0] is waiter and self.gate is not NO_GATE:
+            self._let_head_in_later(waiter)
 
     def _let_in(self, waiter: Waiter) -> None:
+        """Admit it if one of the locks inside may be its own."""
         if waiter in self.queue and self.is_loose():
             self.queue.remove(waiter)
             self.admit_reader(waiter)
+
+    def _let_head_in_later(self, waiter: Waiter) -> None:
+        self.loop.call_later(MAX_SHARE, partial(self._let_head_in, waiter))
+
+    def _let_head_in(self, waiter: Waiter) -> None:
+        """Admit it and the readers behind it if they wait for readers of this loop alone.
+
+        A writer that cannot be seen has had its chance: those inside stay for longer.
+        """
+        queue = self.queue
+        if not (self.readers and queue and queue[0] is waiter):
+            return
+        if self.gate[0]:
+            self._let_head_in_later(waiter)  # he who stands there may go away
+            return
+        while queue and not queue[0].exclusive:
+            self.admit_reader(queue.popleft())
 
     # ---- leave ----------------------------------------------------------------
 

@@ -12,29 +12,18 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+from hints import hint, set_hint
 from rivals import Rival, blocked_in_flock
 from waits import until, wait_until
 
 from shm_async import Region, WouldBlockError
-
-HINT = 4096 + 192  # where `region`'s control page has it
+from shm_async._lock import members
 
 
 @pytest.fixture
 def raw(name: str) -> Iterator[Region]:
     with Region.create(name, 64, layout="raw") as raw:
         yield raw
-
-
-def hint(region: Region) -> int:
-    with Path(f"/dev/shm/{region.name}").open("rb") as file:
-        return file.seek(HINT) and file.read(1)[0]
-
-
-def set_hint(region: Region, value: int) -> None:
-    with Path(f"/dev/shm/{region.name}").open("r+b") as file:
-        file.seek(HINT)
-        file.write(bytes([value]))
 
 
 # ---- newcomers queue -------------------------------------------------------------------
@@ -328,9 +317,13 @@ async def test_a_readonly_region_waits_at_the_gate_too(region: Region, rival: Ri
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_no_reader_joins_those_of_its_loop_while_another_process_waits(
-    region: Region, request: pytest.FixtureRequest, known: bool
+    region: Region,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
 ):
     """Whether it is known since when they read, as others have joined, or not."""
+    monkeypatch.setattr(members, "MAX_SHARE", 0.005)
     leave = anyio.Event()
 
     async def read() -> None:
