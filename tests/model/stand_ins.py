@@ -1,6 +1,7 @@
 """Stand-ins for the kernel, the event loop and its tasks, that do one step when told to."""
 
 import errno
+from collections.abc import Callable
 
 from shm_async._lock.request import NOT_NOW
 from shm_async._native import BEGUN, BUSY, CALLED_OFF, DIED, MARK, NOT_YET, RECOVER
@@ -134,8 +135,9 @@ class Waiter:
     def __await__(self):
         yield
 
-    async def wait(self) -> None:
-        await self
+    @property
+    def wakeup(self) -> "Waiter":
+        return self
 
     def can_wake(self) -> bool:
         return not self.cancelled and not self.woken
@@ -152,6 +154,19 @@ class Loop:
         self.callback = None
         self.waiters: dict[object, Waiter] = {}
         self.native, self.tasks = None, {}
+        self.timers: list[tuple[float, Callable[[], None]]] = []  # seconds left, and what then
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.timers.append((seconds, callback))
+
+    def time_passes(self, seconds: float) -> None:
+        """Call what is due."""
+        timers, self.timers = self.timers, []
+        for left, callback in timers:
+            if left > seconds:
+                self.timers.append((left - seconds, callback))
+            else:
+                callback()
 
     def waiter(self, exclusive: bool, task: object, manner: int = MARK) -> Waiter:
         waiter = self.waiters[task] = Waiter(exclusive, task, manner)

@@ -285,6 +285,8 @@ class CohortMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0001, 0.003, 0.06]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+        self.loop.time_passes(seconds)
+        self.wake_up()
 
     @rule()
     def somebody_comes_to_the_gate_or_goes(self) -> None:
