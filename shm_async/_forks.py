@@ -24,8 +24,8 @@ importing = RLock()
 #: Held during a step that must be done once, or whole. It is short, and waits for no other thread.
 undivided = RLock()
 
-#: Seconds for which a fork waits. What takes longer waits itself, perhaps for a lock of the thread
-#: that forks: better a child that has to do without it than no fork at all.
+#: Seconds for which a fork waits for each. Who takes longer waits, too, perhaps for a lock of the
+#: thread that forks: better a child that has to do without it than no fork at all.
 PATIENCE = 10.0
 
 

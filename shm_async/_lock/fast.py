@@ -152,7 +152,7 @@ class WriteHold(Hold):
 
     def _hand_over(self, view: memoryview, cohort: Cohort) -> None:
         """End the block, for the next task in the queue if there is one."""
-        try:
+        try:  # is_foreign, spelled out
             ours = cohort.thread == get_ident() and cohort.tasks[cohort.native] is not None
         except KeyError:  # another loop runs in this thread by now
             ours = False
@@ -168,10 +168,10 @@ class WriteHold(Hold):
             try:
                 cohort.leave_write()
             finally:
-                self._free = None
-        table = self._table
-        if table.spare_write is not None and self.plain:
-            table.spare_write = self  # the spare one is another task's, which waits
+                table = self._table
+                if table.spare_write is not None and self.plain:
+                    table.spare_write = self  # the spare one is another task's, which waits
+                self._free = None  # last: from now on another caller may have it, and disown it
 
 
 class ReadHold(Hold):

@@ -73,7 +73,6 @@ class Hold(State):
             OwnerDiedError: the last writer died while it held the lock for writing.
             RuntimeError: this hold is in use, or the task would wait for itself.
         """
-        self._table.disown(self)
         return await self._claim_and_acquire(self._way(loose=True))
 
     def acquire_blocking(self, timeout: float | None = None) -> memoryview:
@@ -94,7 +93,6 @@ class Hold(State):
             LockTimeoutError, RegionClosedError, RegionSizeError, OwnerDiedError: nothing is held.
             RuntimeError: this hold is in use, or the thread would wait for itself.
         """
-        self._table.disown(self)
         timeout = self._timeout if timeout is None else check_timeout(timeout)
         way = InThread(Deadline(timeout), loose=True)
         return slow.run(self._claim_and_acquire(way))
@@ -109,7 +107,6 @@ class Hold(State):
             RegionClosedError, RegionSizeError, OwnerDiedError: nothing is held.
             RuntimeError: this hold is in use.
         """
-        self._table.disown(self)
         if loop_is_running():
             return slow.run(self._claim_and_acquire(AT_ONCE_IN_LOOP))
         way = InThread(Deadline(None), loose=True, may_wait=False)
@@ -123,6 +120,7 @@ class Hold(State):
 
     async def _claim_and_acquire(self, way: Way) -> memoryview:
         self._claim()
+        self._table.disown(self)  # now that no block can leave it as a spare
         try:
             return await self._acquire(way)
         except BaseException:

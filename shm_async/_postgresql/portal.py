@@ -59,8 +59,9 @@ class Portal:
 
         async def serve() -> None:
             async with BlockingPortal() as portal:
-                ready.set_result(portal)
-                await portal.sleep_until_stopped()
+                if ready.set_running_or_notify_cancel():
+                    ready.set_result(portal)
+                    await portal.sleep_until_stopped()
 
         def run() -> None:
             try:
@@ -72,7 +73,12 @@ class Portal:
         self._thread = threading.Thread(target=run, name="shm_async loop of threads", daemon=True)
         with importing:  # anyio imports its part for asyncio there
             self._thread.start()
-            self._portal = ready.result()
+            try:
+                self._portal = ready.result()
+            except BaseException:  # Ctrl-C, or it could not start: leave no thread behind
+                if not (ready.cancel() or ready.exception()):
+                    ready.result().call(ready.result().stop)
+                raise
 
     def close(self) -> None:
         """Count a user less; end the loop after the last."""

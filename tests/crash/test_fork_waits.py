@@ -19,7 +19,7 @@ import asyncio, importlib.abc, os, signal, sys, threading
 import shm_async
 
 name, module, use = sys.argv[1:]
-region = shm_async.Region.create(name, 8)  # the parent's end removes it
+region = shm_async.Region.create(name, 8)
 in_the_middle, forks = threading.Event(), threading.Event()
 os.register_at_fork(before=forks.set)  # called first of all hooks, as it is the last one
 

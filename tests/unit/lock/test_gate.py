@@ -19,13 +19,6 @@ from waits import until, wait_until
 from shm_async import Region, WouldBlockError
 from shm_async._lock import members
 
-
-@pytest.fixture
-def raw(name: str) -> Iterator[Region]:
-    with Region.create(name, 64, layout="raw") as raw:
-        yield raw
-
-
 # ---- newcomers queue -------------------------------------------------------------------
 
 

@@ -49,13 +49,6 @@ def test_without_a_signal_who_waits_stands_at_the_gate(region: Region, how: str)
 
 
 @pytest.fixture
-def raw(name: str) -> Iterator[Region]:
-    """A region without a hint, where a rival at the gate is seen, who gives none."""
-    with Region.create(name, 8, layout="raw") as region:
-        yield region
-
-
-@pytest.fixture
 def gatekeeper(raw: Region) -> Iterator[Rival]:
     """A process that stands at the gate and sleeps there."""
     rival = Rival(raw.name)

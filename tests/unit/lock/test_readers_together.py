@@ -1,7 +1,6 @@
 """Readers of one loop: when they join a reader that stays for long, and when they wait for it."""
 
 import time
-from collections.abc import Iterator
 
 import anyio
 import anyio.abc
@@ -15,24 +14,23 @@ from shm_async import Region
 from shm_async._lock import members
 
 
-@pytest.fixture
-def raw(name: str) -> Iterator[Region]:
-    with Region.create(name, 64, layout="raw") as raw:
-        yield raw
-
-
 class Readers:
     """Tasks that read, in a loop where a reader is inside that has been there for long."""
 
     def __init__(self, region: Region) -> None:
         self.region = region
         self.inside = 0
+        self.seen: list[int] = []  # by each writer: how many had come in before it
         self._leave = anyio.Event()
 
     async def read(self) -> None:
         async with self.region.read_lock():
             self.inside += 1
             await self._leave.wait()
+
+    async def write(self) -> None:
+        async with self.region.write_lock():
+            self.seen.append(self.inside)
 
     async def stay(self, group: anyio.abc.TaskGroup) -> None:
         group.start_soon(self.read)
@@ -79,44 +77,34 @@ async def test_they_do_not_pass_a_writer_of_their_loop(
     region: Region, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(members, "MAX_SHARE", 0.005)
-    readers, wrote = Readers(region), []
-
-    async def write() -> None:
-        async with region.write_lock():
-            wrote.append(readers.inside)
-
+    readers = Readers(region)
     async with anyio.create_task_group() as group:
         await readers.stay(group)
-        group.start_soon(write)
+        group.start_soon(readers.write)
         await until(lambda: queued(region) == 1)
         group.start_soon(readers.read)
         await until(lambda: queued(region) == 2)
         await anyio.sleep(0.05)
         assert readers.inside == 1
         readers.leave()
-    assert wrote == [1]
+    assert readers.seen == [1]
 
 
 async def test_only_those_before_the_next_writer_are_let_in(region: Region):
-    readers, wrote = Readers(region), []
-
-    async def write() -> None:
-        async with region.write_lock():
-            wrote.append(readers.inside)
-
+    readers = Readers(region)
     async with anyio.create_task_group() as group:
         await readers.stay(group)
         set_hint(region, 1)  # until all queue
         await readers.queue(group, 1)
-        for number, task in enumerate((write, readers.read), 2):
+        for number, task in enumerate((readers.write, readers.read), 2):
             group.start_soon(task)
             await until(lambda number=number: queued(region) == number)
         set_hint(region, 0)
         await until(lambda: readers.inside == 2)
         await anyio.lowlevel.checkpoint()
-        assert (queued(region), wrote) == (2, [])
+        assert (queued(region), readers.seen) == (2, [])
         readers.leave()
-    assert wrote == [2]
+    assert readers.seen == [2]
 
 
 async def test_they_wait_where_nobody_at_the_gate_can_be_seen(

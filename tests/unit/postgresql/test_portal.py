@@ -3,11 +3,13 @@
 import errno
 import os
 import threading
+from concurrent.futures import Future
 
 import anyio.lowlevel
 import pytest
 from forks import in_child
 
+from shm_async._postgresql import portal as module
 from shm_async._postgresql.portal import Portal, portal
 
 
@@ -55,4 +57,42 @@ def test_a_loop_that_cannot_start_is_no_hindrance_for_the_next(monkeypatch):
         patched.setattr(anyio, "run", fail)
         with pytest.raises(OSError, match="no descriptor"):
             portal.open()
+    use()
+
+
+def test_a_start_that_is_interrupted_leaves_no_thread(monkeypatch):
+    ready = []
+
+    class Interrupted(Future):
+        def result(self, timeout: float | None = None) -> object:
+            found = super().result(timeout)
+            if not ready:  # once
+                ready.append(self)
+                raise KeyboardInterrupt
+            return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "Future", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            portal.open()
+    portal._thread.join(20)
+    assert not portal._thread.is_alive()
+    use()
+
+
+def test_a_start_that_is_interrupted_too_early_leaves_no_thread(monkeypatch):
+    class Interrupted(Future):
+        def result(self, timeout: float | None = None) -> object:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "Future", Interrupted)
+        run = anyio.run
+        go_on = threading.Event()
+        patched.setattr(anyio, "run", lambda serve: go_on.wait(20) and run(serve))
+        with pytest.raises(KeyboardInterrupt):
+            portal.open()
+        go_on.set()
+        portal._thread.join(20)
+    assert not portal._thread.is_alive()
     use()
