@@ -22,6 +22,13 @@ PLACES = {
 }
 PAGE = "man/man1/shm-async.1"
 
+#: What the completions say again and again, and the same in short.
+SHORTER = {
+    "_shtab_shma": "_shma",
+    "show this help message and exit": "help",
+    "a name in /dev/shm, with or without a slash in front, or a key such as 0x1234": "a region",
+}
+
 #: The functions that texts.REGION_NAMES names. A name with a character that a shell takes for
 #: something else is quoted by zsh and fish; bash leaves those names out.
 FUNCTIONS = {
@@ -59,8 +66,9 @@ def shorten_texts_of(parser: argparse.ArgumentParser) -> None:
 
 
 def shorter(text: str, shell: str) -> str:
-    """The same, with short names for what it says again and again: the wheel has all of it."""
-    text = text.replace("_shtab_shma", "_shma").replace("show this help message and exit", "help")
+    """The same, with what it says again and again in short: the wheel has all of it."""
+    for long, short in SHORTER.items():
+        text = text.replace(long, short)
     if shell == "fish":
         again = "complete -c shm-async"
         text = text.replace(f"\n{again} ", "\n_shma ")
